@@ -1,0 +1,284 @@
+"""Pixel planes to network input and back (the reference that defines the conversion, in torch).
+
+A frame is a list of planes in its own format: Y, U, V; or R, G, B; or grey. :func:`to_rgb` gives
+what a network sees. :func:`add_rgb` never converts a frame back: it adds the *change* that the
+network made, brought into the frame's own format, to the frame's own samples::
+
+    out = round(in + M (rgb' - rgb)),     M: RGB -> the frame's family, linear
+
+So samples that the network leaves alone keep their exact value, chroma that was not touched is not
+resampled, and values outside the nominal range (superwhite, floats beyond 0..1) survive. For 4:2:0
+and 4:2:2, chroma is interpolated linearly at its siting, and the change is reduced by the matching
+linear filter ([1 2 1]/4 where chroma sits on a luma sample, [1 1]/2 where it sits between two).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Family = Literal["yuv", "rgb", "gray"]
+Matrix = Literal["709", "601", "2020", "240m", "fcc"]
+ChromaLocation = Literal["left", "center", "topleft", "top", "bottomleft", "bottom"]
+
+# Kr and Kb of Rec. ITU-T H.273, table 4.
+LUMA_COEFFICIENTS: dict[Matrix, tuple[float, float]] = {
+    "709": (0.2126, 0.0722),
+    "601": (0.299, 0.114),
+    "2020": (0.2627, 0.0593),
+    "240m": (0.212, 0.087),
+    "fcc": (0.30, 0.11),
+}
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How samples are to be read.
+
+    Attributes:
+        family: "yuv" and "rgb" have three planes, "gray" one.
+        bits: 8..16 for integers; 16 or 32 for floats.
+        is_float: floats are 0..1 (chroma -0.5..0.5) and may go beyond.
+        subsampling: log2 of the horizontal and vertical reduction of chroma.
+        matrix: YUV matrix (also the weights of grey).
+        full_range: 0..2^bits-1 if true, else 16..235 (chroma 16..240) times 2^(bits-8).
+        chroma_location: siting of subsampled chroma.
+    """
+
+    family: Family = "yuv"
+    bits: int = 8
+    is_float: bool = False
+    subsampling: tuple[int, int] = (0, 0)
+    matrix: Matrix = "709"
+    full_range: bool = False
+    chroma_location: ChromaLocation = "left"
+
+    def __post_init__(self) -> None:
+        if self.is_float and self.bits not in (16, 32):
+            raise ValueError(f"float samples must have 16 or 32 bits, not {self.bits}")
+        if not self.is_float and not 8 <= self.bits <= 16:
+            raise ValueError(f"integer samples must have 8 to 16 bits, not {self.bits}")
+        if self.family != "yuv" and self.subsampling != (0, 0):
+            raise ValueError(f"{self.family} planes cannot be subsampled")
+        if self.matrix not in LUMA_COEFFICIENTS:
+            raise ValueError(f"unknown matrix {self.matrix!r}")
+
+    @property
+    def planes(self) -> int:
+        """Number of planes."""
+        return 1 if self.family == "gray" else 3
+
+    @property
+    def peak(self) -> float:
+        """Largest sample value (1 for floats)."""
+        return 1.0 if self.is_float else float((1 << self.bits) - 1)
+
+    @property
+    def luma_scale(self) -> float:
+        """Sample units between black and white."""
+        if self.is_float:
+            return 1.0
+        return self.peak if self.full_range else float(219 << (self.bits - 8))
+
+    @property
+    def luma_offset(self) -> float:
+        """Sample value of black."""
+        if self.is_float or self.full_range:
+            return 0.0
+        return float(16 << (self.bits - 8))
+
+    @property
+    def chroma_scale(self) -> float:
+        """Sample units of a chroma difference of 1 (from -0.5 to 0.5)."""
+        if self.is_float:
+            return 1.0
+        return self.peak if self.full_range else float(224 << (self.bits - 8))
+
+    @property
+    def chroma_offset(self) -> float:
+        """Sample value of no colour."""
+        return 0.0 if self.is_float else float(1 << (self.bits - 1))
+
+    def plane_shape(self, height: int, width: int, plane: int) -> tuple[int, int]:
+        """Height and width of a plane of a frame."""
+        if plane == 0 or self.family != "yuv":
+            return height, width
+        sw, sh = self.subsampling
+        return -(-height >> sh), -(-width >> sw)
+
+    @property
+    def _cosited(self) -> tuple[bool, bool]:
+        """Whether chroma sits on luma samples horizontally, and vertically."""
+        return (
+            self.chroma_location in ("left", "topleft", "bottomleft"),
+            self.chroma_location in ("topleft", "top"),
+        )
+
+
+def yuv_matrix(matrix: Matrix) -> Tensor:
+    """RGB 0..1 to Y 0..1, Cb and Cr -0.5..0.5: a (3, 3) float32 matrix."""
+    kr, kb = LUMA_COEFFICIENTS[matrix]
+    kg = 1.0 - kr - kb
+    rows = [
+        [kr, kg, kb],
+        [-kr / (2 * (1 - kb)), -kg / (2 * (1 - kb)), 0.5],
+        [0.5, -kg / (2 * (1 - kr)), -kb / (2 * (1 - kr))],
+    ]
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def _double(x: Tensor, cosited: bool) -> Tensor:
+    """Double the last axis by linear interpolation at the siting, edges repeated."""
+    if cosited:
+        following = torch.cat((x[..., 1:], x[..., -1:]), dim=-1)
+        pair = (x, (x + following) * 0.5)
+    else:
+        before = torch.cat((x[..., :1], x[..., :-1]), dim=-1)
+        following = torch.cat((x[..., 1:], x[..., -1:]), dim=-1)
+        pair = (before * 0.25 + x * 0.75, x * 0.75 + following * 0.25)
+    return torch.stack(pair, dim=-1).flatten(-2)
+
+
+def _halve(x: Tensor, cosited: bool) -> Tensor:
+    """Halve the last axis (an odd end is repeated), the counterpart of :func:`_double`."""
+    if x.shape[-1] % 2:
+        x = torch.cat((x, x[..., -1:]), dim=-1)
+    even, odd = x[..., 0::2], x[..., 1::2]
+    if not cosited:
+        return (even + odd) * 0.5
+    before = torch.cat((even[..., :1], odd[..., :-1]), dim=-1)
+    return before * 0.25 + even * 0.5 + odd * 0.25
+
+
+def _bottom_flipped(fmt: PixelFormat) -> bool:
+    """Bottom-sited chroma is top-sited chroma upside down (for frames of even height)."""
+    return fmt.chroma_location in ("bottom", "bottomleft")
+
+
+def upsample_chroma(x: Tensor, fmt: PixelFormat, height: int, width: int) -> Tensor:
+    """Chroma (…, h, w) at the luma's size, (…, height, width)."""
+    horizontal, vertical = fmt._cosited
+    for _ in range(fmt.subsampling[0]):
+        x = _double(x, horizontal)
+    if fmt.subsampling[1]:
+        flip = _bottom_flipped(fmt)
+        x = x.flip(-2) if flip else x
+        x = x.transpose(-1, -2)
+        for _ in range(fmt.subsampling[1]):
+            x = _double(x, vertical or flip)
+        x = x.transpose(-1, -2)
+        x = x.flip(-2) if flip else x
+    return x[..., :height, :width]
+
+
+def downsample_chroma(x: Tensor, fmt: PixelFormat) -> Tensor:
+    """Values at the luma's size, (…, H, W), reduced to the chroma's size."""
+    horizontal, vertical = fmt._cosited
+    for _ in range(fmt.subsampling[0]):
+        x = _halve(x, horizontal)
+    if fmt.subsampling[1]:
+        flip = _bottom_flipped(fmt)
+        x = x.transpose(-1, -2)
+        for _ in range(fmt.subsampling[1]):
+            if flip and x.shape[-1] % 2:
+                x = torch.cat((x, x[..., -1:]), dim=-1)
+            x = x.flip(-1) if flip else x
+            x = _halve(x, vertical or flip)
+            x = x.flip(-1) if flip else x
+        x = x.transpose(-1, -2)
+    return x
+
+
+def to_rgb(planes: Sequence[Tensor], fmt: PixelFormat) -> tuple[Tensor, bool]:
+    """What a network sees of a frame.
+
+    Args:
+        planes: (h, w) each, of the format's sample type.
+        fmt: how to read them.
+
+    Returns:
+        (1, 3, H, W) float32, sRGB-encoded (the frame's own encoding), clamped to 0..1 and finite;
+        and whether any sample was NaN or infinite.
+    """
+    height, width = planes[0].shape
+    values = [p.to(torch.float32) for p in planes]
+    bad = False
+    if fmt.is_float:
+        # x * 0 is NaN exactly for NaN and the infinities; the sum of it finds one in one pass.
+        bad = not all(bool((v * 0).sum() == 0) for v in values)
+        if bad:
+            values = [torch.nan_to_num(v, nan=0.0, posinf=1.0, neginf=0.0) for v in values]
+    if fmt.family == "yuv":
+        luma = (values[0] - fmt.luma_offset) * (1.0 / fmt.luma_scale)
+        chroma = torch.stack(values[1:]).sub_(fmt.chroma_offset).mul_(1.0 / fmt.chroma_scale)
+        if fmt.subsampling != (0, 0):
+            chroma = upsample_chroma(chroma, fmt, height, width)
+        kr, kb = LUMA_COEFFICIENTS[fmt.matrix]
+        kg = 1.0 - kr - kb
+        u, v = chroma[0], chroma[1]
+        rgb = torch.empty((3, height, width), dtype=torch.float32, device=luma.device)
+        torch.add(luma, v, alpha=2 * (1 - kr), out=rgb[0])
+        torch.add(luma, u, alpha=-2 * (1 - kb) * kb / kg, out=rgb[1])
+        rgb[1].add_(v, alpha=-2 * (1 - kr) * kr / kg)
+        torch.add(luma, u, alpha=2 * (1 - kb), out=rgb[2])
+    else:
+        rgb = torch.stack(values) if len(values) == 3 else values[0].expand(3, -1, -1).clone()
+        if fmt.luma_offset:
+            rgb.sub_(fmt.luma_offset)
+        rgb.mul_(1.0 / fmt.luma_scale)
+    return rgb.clamp_(0.0, 1.0)[None], bad
+
+
+def add_rgb(planes: Sequence[Tensor], fmt: PixelFormat, change: Tensor) -> list[Tensor]:
+    """Add a change in RGB to a frame in its own format.
+
+    Args:
+        planes: the frame, (h, w) each; not changed.
+        fmt: its format.
+        change: (1, 3, H, W) float32, in units of 0..1, on the planes' device.
+
+    Returns:
+        new planes of the same types; integers rounded and clamped to their range, floats not
+        clamped (samples that were not finite become finite).
+    """
+    delta = change[0]
+    if fmt.family == "rgb":
+        deltas = [delta[0], delta[1], delta[2]]
+        scales = [fmt.luma_scale] * 3
+    elif fmt.family == "gray":
+        kr, kb = LUMA_COEFFICIENTS[fmt.matrix]
+        deltas = [delta[0] * kr + delta[1] * (1.0 - kr - kb) + delta[2] * kb]
+        scales = [fmt.luma_scale]
+    else:
+        kr, kb = LUMA_COEFFICIENTS[fmt.matrix]
+        luma = delta[0] * kr + delta[1] * (1.0 - kr - kb) + delta[2] * kb
+        chroma = torch.stack((delta[2], delta[0]))
+        chroma[0].sub_(luma).mul_(0.5 / (1 - kb))
+        chroma[1].sub_(luma).mul_(0.5 / (1 - kr))
+        if fmt.subsampling != (0, 0):
+            chroma = downsample_chroma(chroma, fmt)
+        deltas = [luma, chroma[0], chroma[1]]
+        scales = [fmt.luma_scale, fmt.chroma_scale, fmt.chroma_scale]
+    out = []
+    for plane, d, scale in zip(planes, deltas, scales, strict=True):
+        value = plane.to(torch.float32)
+        if fmt.is_float:
+            value = torch.nan_to_num(value, nan=0.0, posinf=1.0, neginf=0.0) + d
+            out.append(value.to(plane.dtype))
+        else:
+            value = value.add(d, alpha=scale).round_().clamp_(0.0, fmt.peak)
+            out.append(value.to(plane.dtype))
+    return out
+
+
+def pad_to(rgb: Tensor, height: int, width: int) -> Tensor:
+    """Repeat the last row and column until (…, height, width)."""
+    down, right = height - rgb.shape[-2], width - rgb.shape[-1]
+    if not down and not right:
+        return rgb
+    return F.pad(rgb, (0, right, 0, down), mode="replicate")

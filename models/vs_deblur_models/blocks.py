@@ -1,0 +1,97 @@
+"""Building blocks shared by the networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ResBlock(nn.Module):
+    """``x + conv(relu(conv(x)))``: no batch normalisation and no ReLU after the sum.
+
+    The block of Nah et al. 2017, section 3.1 (there with 5x5 kernels), which Kim et al. 2017
+    and the networks here use with 3x3 kernels.
+
+    Args:
+        channels: width of input, middle and output.
+        kernel_size: odd kernel size; padding keeps height and width.
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        pad = kernel_size // 2
+        self.conv1 = nn.Conv2d(channels, channels, kernel_size, padding=pad)
+        self.conv2 = nn.Conv2d(channels, channels, kernel_size, padding=pad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H, W)."""
+        out: Tensor = x + self.conv2(torch.relu(self.conv1(x)))
+        return out
+
+
+class DynamicTemporalBlending(nn.Module):
+    r"""Dynamic temporal blending of Kim et al. 2017, section 3.2, equations 2 and 3.
+
+    .. math::
+
+        w_n = \min(1, |\tanh(A [\tilde h_{n-1}, h_n])| + \beta), \qquad
+        \tilde h_n = w_n \odot h_n + (1 - w_n) \odot \tilde h_{n-1}
+
+    ``A`` is a 5x5 convolution with bias and ``beta`` a trained scalar. The optimiser may push
+    ``beta`` out of [0, 1]; :meth:`project_` puts it back, and ``forward`` clamps it, so that a
+    checkpoint can never hold a blend that extrapolates. Because ``w`` lies in [0, 1], the blended
+    state is a convex combination and cannot grow from frame to frame.
+
+    Args:
+        channels: width of ``h``.
+        beta: start value of the bias.
+    """
+
+    def __init__(self, channels: int, beta: float = 0.3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2 * channels, channels, 5, padding=2)
+        self.beta = nn.Parameter(torch.tensor(float(beta)))
+
+    def forward(self, h: Tensor, previous: Tensor) -> Tensor:
+        """Blend the features of this frame with the blended features of the last one.
+
+        Args:
+            h: features of this frame, (B, C, H, W).
+            previous: blended features of the last frame, (B, C, H, W).
+
+        Returns:
+            blended features, (B, C, H, W).
+        """
+        a = self.conv(torch.cat((previous, h), dim=1))
+        w = (torch.tanh(a).abs() + self.beta.clamp(0.0, 1.0)).clamp(max=1.0)
+        return w * h + (1.0 - w) * previous
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Put ``beta`` back into [0, 1] (called by the training loop after each step)."""
+        self.beta.clamp_(0.0, 1.0)
+
+
+@torch.no_grad()
+def initialise_(network: nn.Module, residual_scale: float = 0.1) -> None:
+    """He initialisation with quiet residual branches, for networks that start as the identity.
+
+    Plain initialisation lets the optimiser lower the loss fastest by silencing the random output,
+    which kills every ReLU inside the ResBlocks for good; with the second convolution of each
+    block at a tenth of its size this does not happen.
+
+    Args:
+        network: the network; changed in place.
+        residual_scale: factor on the second convolution of each :class:`ResBlock`.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, ResBlock):
+            module.conv2.weight.mul_(residual_scale)
+        elif isinstance(module, DynamicTemporalBlending):
+            # a = 0 gives w = beta everywhere: the blend starts out uniform.
+            module.conv.weight.mul_(residual_scale)

@@ -1,0 +1,165 @@
+"""Networks by name; checkpoints recognised from their keys, hyper-parameters from their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vs_deblur_models.strcnn import Strcnn, StrcnnConfig, StrcnnDtbLite, StrcnnDtbLiteConfig
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class UnknownCheckpointError(ValueError):
+    """No network of ours has these keys."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One architecture.
+
+    Attributes:
+        name: name of the network.
+        paper: where it comes from.
+        build: makes the network from keyword hyper-parameters.
+        detect: whether a checkpoint with these keys is of this network.
+        infer: hyper-parameters from the shapes of a checkpoint.
+    """
+
+    name: str
+    paper: str
+    build: Callable[..., nn.Module]
+    detect: Callable[[Shapes], bool]
+    infer: Callable[[Shapes], dict[str, Any]]
+
+
+def _count(shapes: Shapes, prefix: str) -> int:
+    """How many numbered children a Sequential had: ``prefix.0.``, ``prefix.1.`` …"""
+    return len({k.split(".")[1] for k in shapes if k.startswith(prefix + ".")})
+
+
+def _is_strcnn(feedback: bool, blending: bool) -> Callable[[Shapes], bool]:
+    def detect(shapes: Shapes) -> bool:
+        return (
+            "deconv.weight" in shapes
+            and "conv1.weight" in shapes
+            and ("feedback.weight" in shapes) == feedback
+            and ("dtb.beta" in shapes) == blending
+        )
+
+    return detect
+
+
+def _build_strcnn(feedback: bool, blending: bool) -> Callable[..., nn.Module]:
+    def build(m: int = 1, residual: bool = False) -> nn.Module:
+        return Strcnn(
+            StrcnnConfig(m=m, residual=residual, feedback=feedback, blending=blending)
+        )
+
+    return build
+
+
+def _infer_strcnn(shapes: Shapes) -> dict[str, Any]:
+    # A residual leaves no trace in the shapes; save_network writes it into the metadata.
+    return {"m": (shapes["conv1.weight"][1] // 3 - 1) // 2}
+
+
+def _infer_lite(shapes: Shapes) -> dict[str, Any]:
+    feedback = shapes["feedback.weight"][0]
+    frames = (shapes["head.weight"][1] - feedback) // 48
+    return {
+        "m": (frames - 1) // 2,
+        "channels": tuple(shapes[k][0] for k in ("head.weight", "down1.weight", "down2.weight")),
+        "encoder_blocks": tuple(_count(shapes, f"encoder{i}") for i in range(3)),
+        "decoder_blocks": (_count(shapes, "decoder1"), _count(shapes, "decoder0")),
+        "feedback_channels": feedback,
+    }
+
+
+def _build_lite(**config: Any) -> nn.Module:
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    return StrcnnDtbLite(StrcnnDtbLiteConfig(**config))
+
+
+_KIM = "Kim, Lee, Schölkopf, Hirsch, ICCV 2017"
+
+ENTRIES: dict[str, Entry] = {
+    e.name: e
+    for e in (
+        Entry("cnn", _KIM, _build_strcnn(False, False), _is_strcnn(False, False), _infer_strcnn),
+        Entry("strcnn", _KIM, _build_strcnn(True, False), _is_strcnn(True, False), _infer_strcnn),
+        Entry("strcnn_dtb", _KIM, _build_strcnn(True, True), _is_strcnn(True, True), _infer_strcnn),
+        Entry(
+            "strcnn_dtb_lite",
+            f"{_KIM}, reduced for processors without a GPU",
+            _build_lite,
+            lambda s: "dtb.beta" in s and "down2.weight" in s and "head.weight" in s,
+            _infer_lite,
+        ),
+    )
+}
+
+
+def build_network(name: str, config: Mapping[str, Any] | None = None) -> Any:
+    """Make a network with fresh weights.
+
+    Raises:
+        KeyError: no network has this name.
+        TypeError: a hyper-parameter that the network does not have.
+    """
+    return ENTRIES[name].build(**dict(config or {}))
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor of a checkpoint."""
+    return {k: tuple(v.shape) for k, v in state.items()}
+
+
+def detect(shapes: Shapes) -> Entry:
+    """The network that a checkpoint belongs to.
+
+    Raises:
+        UnknownCheckpointError: none of ours.
+    """
+    for entry in ENTRIES.values():
+        if entry.detect(shapes):
+            return entry
+    raise UnknownCheckpointError("the tensors' names are not those of a known network")
+
+
+def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Any:
+    """Build the network that a checkpoint describes and load it.
+
+    Args:
+        state: tensors by name.
+        metadata: of the safetensors file; ``residual`` is read from it.
+
+    Raises:
+        UnknownCheckpointError: none of our networks has these keys.
+        RuntimeError: keys are missing or left over, or a shape differs.
+    """
+    shapes = shapes_of(state)
+    entry = detect(shapes)
+    config = entry.infer(shapes)
+    if (metadata or {}).get("residual") == "true":
+        config["residual"] = True
+    network = build_network(entry.name, config)
+    network.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
+    return network
+
+
+def save_network(network: Any, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write weights as safetensors through a ``.part`` file, with what shapes do not tell."""
+    state = {k: v.detach().cpu().to(dtype).contiguous() for k, v in network.state_dict().items()}
+    metadata = {"network": network.spec.network}
+    if getattr(network.config, "residual", False):
+        metadata["residual"] = "true"
+    part = path.with_suffix(".part")
+    save_file(state, part, metadata=metadata)
+    part.replace(path)

@@ -1,0 +1,69 @@
+"""What a network states about itself as data, so that no host ever tests for a network's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+State = tuple[Tensor, ...]
+"""The memory of a recurrence: full-frame tensors, (B, C, H/s, W/s) each."""
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Facts a host needs to run a network.
+
+    Attributes:
+        network: name of the architecture in the registry.
+        multiple_of: height and width must be multiples of this (the engine pads and crops).
+        minimum: smallest height and width in pixels after padding.
+        receptive_field: an output pixel of one step depends on input pixels at most this far away,
+            in each direction.
+        look_behind: past frames in the window.
+        look_ahead: future frames in the window.
+        is_recurrent: whether a state is carried from frame to frame.
+        flops_per_pixel: floating-point operations (two a multiply-add) of one step, a pixel.
+        bytes_per_pixel: rough peak of activations in float32, bytes a pixel.
+    """
+
+    network: str
+    multiple_of: int
+    minimum: int
+    receptive_field: int
+    look_behind: int
+    look_ahead: int
+    is_recurrent: bool
+    flops_per_pixel: float
+    bytes_per_pixel: float
+
+    @property
+    def window(self) -> int:
+        """Number of frames in the window."""
+        return self.look_behind + 1 + self.look_ahead
+
+
+@runtime_checkable
+class VideoNetwork(Protocol):
+    """A network that deblurs one frame from a window of frames and a state."""
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """What the network states about itself."""
+        ...
+
+    def step(self, window: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Deblur the middle frame of a window.
+
+        Args:
+            window: (B, 3 * frames, H, W) float32, sRGB-encoded 0..1, oldest frame first. Networks
+                cast it to the type of their weights themselves, so that what is added at the end
+                is the exact input.
+            state: what the last step returned, or None to start a recurrence.
+
+        Returns:
+            the sharp middle frame, (B, 3, H, W) in float32, and the next state (empty for a
+            network without a recurrence).
+        """
+        ...

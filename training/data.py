@@ -1,0 +1,201 @@
+"""Samples for training: real pairs and synthetic sequences, reproducible draw by draw."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from training.synthesis import SynthesisConfig, make_sequence
+
+Frames = NDArray[np.uint8]
+
+
+def read_image(path: Path) -> Frames:
+    """An image file as (H, W, 3) uint8."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files of a folder, by name."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES)
+
+
+def consecutive_runs(folder: Path) -> list[list[Path]]:
+    """The files of a folder as runs of consecutive numbers: a gap in the numbers is a cut."""
+    runs: list[list[Path]] = []
+    last = None
+    for path in sorted(p for p in folder.iterdir() if p.stem.isdigit()):
+        number = int(path.stem)
+        if last is None or number != last + 1:
+            runs.append([])
+        runs[-1].append(path)
+        last = number
+    return runs
+
+
+@dataclass(frozen=True)
+class PairSequence:
+    """Consecutive blurred and sharp frames, (T, H, W, 3) uint8 each."""
+
+    name: str
+    blurred: Frames
+    sharp: Frames
+
+    def __len__(self) -> int:
+        return len(self.blurred)
+
+
+def load_pairs(folder: Path, reduce: Sequence[int] = (1,)) -> list[PairSequence]:
+    """Read a pair folder: ``blur/000000.webp``, ``sharp/000000.webp`` and so on.
+
+    Args:
+        folder: holds ``blur`` and ``sharp`` with files of equal names.
+        reduce: whole factors by which copies are reduced (box filter), 1 for the original.
+    """
+    sequences = []
+    for run in consecutive_runs(folder / "blur"):
+        blurred = [Image.fromarray(read_image(p)) for p in run]
+        sharp = [Image.fromarray(read_image(folder / "sharp" / p.name)) for p in run]
+        for factor in reduce:
+            stacks = [
+                np.stack([np.asarray(i.reduce(factor) if factor > 1 else i) for i in images])
+                for images in (blurred, sharp)
+            ]
+            name = f"{folder.name}/{run[0].stem}" + (f"/{factor}" if factor > 1 else "")
+            sequences.append(PairSequence(name, *stacks))
+    return sequences
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Frames for one step, sRGB-encoded 0..1.
+
+    ``blurred``: (B, T + 2m, 3, S, S); ``sharp``: (B, T, 3, S, S), the middle T of them.
+    """
+
+    blurred: Tensor
+    sharp: Tensor
+
+
+def _augment(rng: np.random.Generator, pair: Frames) -> Frames:
+    """Flips, quarter turns, order of colours, direction of time; pair is (2, T, H, W, 3)."""
+    if rng.random() < 0.5:
+        pair = pair[:, :, :, ::-1]
+    pair = np.rot90(pair, int(rng.integers(4)), axes=(2, 3))
+    if rng.random() < 0.5:  # an exposure reversed in time is the same exposure
+        pair = pair[:, ::-1]
+    if rng.random() < 0.3:
+        pair = pair[..., rng.permutation(3)]
+    return pair
+
+
+class Sampler:
+    """Draws the batch of any step: a pure function of (seed, step).
+
+    Args:
+        pairs: real sequences.
+        synthesis: what to synthesise; sequences are kept under ``cache`` once made.
+        photos: sharp photographs for the synthesis.
+        cache: folder for made sequences.
+        count: number of different synthetic sequences.
+        real_share: share of samples from real pairs.
+        weights: relative weight of each real sequence.
+        still_real_share: share of real samples in which one frame is repeated.
+        size: patch height and width; longest: most output frames T; m: frames on each side.
+        batch: samples a step; seed: of every draw.
+    """
+
+    def __init__(
+        self,
+        *,
+        pairs: Sequence[PairSequence],
+        weights: Sequence[float],
+        synthesis: SynthesisConfig,
+        photos: Sequence[Path],
+        cache: Path,
+        count: int,
+        real_share: float,
+        still_real_share: float,
+        size: int,
+        longest: int,
+        m: int,
+        batch: int,
+        seed: int,
+    ) -> None:
+        self.pairs, self.photos, self.cache = list(pairs), list(photos), cache
+        total = np.asarray(weights, dtype=np.float64)
+        self.weights = total / total.sum() if len(total) else total
+        self.synthesis, self.count, self.real_share = synthesis, count, real_share
+        self.still_real_share = still_real_share
+        self.size, self.m, self.batch, self.seed = size, m, batch, seed
+        cache.mkdir(parents=True, exist_ok=True)
+        if synthesis.frames < longest + 2 * m or synthesis.size < size:
+            raise ValueError("synthetic sequences are smaller than the samples drawn from them")
+
+    def synthetic(self, index: int) -> Frames:
+        """Synthetic sequence ``index``, from the cache or made now."""
+        path = self.cache / f"{index:06d}.npy"
+        try:
+            loaded: Frames = np.load(path, mmap_mode="r")
+        except (OSError, ValueError):
+            loaded = make_sequence(self.synthesis, self.photos, self.seed, index)
+            part = path.with_suffix(f".{os.getpid()}.part")
+            with part.open("wb") as file:
+                np.save(file, loaded)
+            part.replace(path)
+        return loaded
+
+    def _sample(self, rng: np.random.Generator, count: int) -> Frames:
+        need = count + 2 * self.m
+        if self.pairs and rng.random() < self.real_share:
+            sequence = self.pairs[int(rng.choice(len(self.pairs), p=self.weights))]
+            t = int(rng.integers(max(len(sequence) - need, 0) + 1))
+            stack: tuple[Frames, Frames] = (sequence.blurred, sequence.sharp)
+            frames = np.minimum(np.arange(t, t + need), len(sequence) - 1)
+            if rng.random() < self.still_real_share:
+                frames = np.full(need, frames[need // 2])
+        else:
+            made = self.synthetic(int(rng.integers(self.count)))
+            stack = (made[0], made[1])
+            t = int(rng.integers(len(made[0]) - need + 1))
+            frames = np.arange(t, t + need)
+        height, width = stack[0].shape[1:3]
+        y = int(rng.integers(height - self.size + 1))
+        x = int(rng.integers(width - self.size + 1))
+        crop = np.s_[y : y + self.size, x : x + self.size]
+        pair = np.stack([np.stack([s[f][crop] for f in frames]) for s in stack])
+        return _augment(rng, pair)
+
+    def draw(self, step: int, frames: int, rank: int = 0) -> Batch:
+        """The batch of a step (of one process of several), with ``frames`` output frames T."""
+        rng = np.random.default_rng([self.seed, 1, step, rank])
+        samples = np.stack([self._sample(rng, frames) for _ in range(self.batch)])
+        x = torch.from_numpy(np.ascontiguousarray(samples)).permute(0, 1, 2, 5, 3, 4)
+        x = x.to(torch.float32) / 255.0
+        return Batch(x[:, 0], x[:, 1, self.m : self.m + frames])
+
+
+def prepare(sampler: Sampler, processes: int) -> None:
+    """Make all synthetic sequences that the cache lacks, in parallel."""
+    missing = [i for i in range(sampler.count) if not (sampler.cache / f"{i:06d}.npy").exists()]
+    sampler.pairs = []  # not needed there, and large
+    if processes <= 1:
+        for i in missing:
+            sampler.synthetic(i)
+        return
+    with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for _ in pool.map(sampler.synthetic, missing, chunksize=8):
+            pass

@@ -1,0 +1,345 @@
+"""The training loop: one GPU, several through torchrun, or the CPU; resumes bit for bit.
+
+Every batch is a pure function of (seed, step), so that a checkpoint needs to hold no generator:
+network, average, optimiser and step are all there is.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import math
+import os
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from training.data import PairSequence, Sampler, list_images, load_pairs
+from training.losses import LOSSES, weight_penalty
+from training.synthesis import SynthesisConfig
+from vs_deblur_models.blocks import DynamicTemporalBlending, ResBlock
+from vs_deblur_models.registry import build_network, save_network
+from vs_deblur_models.spec import State, VideoNetwork
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """A folder of real pairs: reduced by each factor, drawn with a weight a sequence."""
+
+    folder: str
+    weight: float = 1.0
+    reduce: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run, as read from a TOML file in ``training/recipes``.
+
+    Attributes:
+        network: name in the registry; config: its hyper-parameters.
+        steps, batch, frames, size: optimiser steps, sequences a step, frames and pixels of one.
+        loss: name in :data:`training.losses.LOSSES`; weight_decay: factor of ``||W||^2``.
+        learning_rate, warmup, final_learning_rate: peak, steps of linear rise, value at the end.
+        schedule: "cosine", or "step": times ``decay`` every ``decay_every`` steps (the paper's).
+        clip: largest norm of the gradient; average: decay of the exponential moving average.
+        precision: "bf16" (autocast) or "fp32"; seed: of every draw.
+        validate_every: steps between measurements on validation pairs.
+        early_frames, early_share: fewer frames a sequence for the first share of the steps: cheap
+            steps first, long recurrences later.
+    """
+
+    network: str
+    config: dict[str, Any] = field(default_factory=dict)
+    steps: int = 10000
+    batch: int = 4
+    frames: int = 5
+    size: int = 128
+    loss: str = "charbonnier"
+    weight_decay: float = 0.0
+    learning_rate: float = 4e-4
+    final_learning_rate: float = 1e-6
+    warmup: int = 200
+    schedule: str = "cosine"
+    decay: float = 0.96
+    decay_every: int = 10000
+    clip: float = 1.0
+    average: float = 0.999
+    precision: str = "fp32"
+    seed: int = 0
+    validate_every: int = 500
+    early_frames: int = 0
+    early_share: float = 0.0
+    real_share: float = 0.35
+    still_real_share: float = 0.1
+    synthetic_count: int = 2000
+    photos: str = ""
+    pairs: tuple[PairSource, ...] = ()
+    validation: tuple[str, ...] = ()
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a recipe; an unknown key is an error."""
+        raw = tomllib.loads(path.read_text())
+        raw["pairs"] = tuple(
+            PairSource(**{**p, "reduce": tuple(p.get("reduce", (1,)))}) for p in raw.get("pairs", ())
+        )
+        raw["validation"] = tuple(raw.get("validation", ()))
+        synthesis = raw.get("synthesis", {})
+        if "taus" in synthesis:
+            synthesis["taus"] = tuple(synthesis["taus"])
+        raw["synthesis"] = SynthesisConfig(**synthesis)
+        return cls(**raw)
+
+    def frames_at(self, step: int) -> int:
+        """Frames of a sequence at a step."""
+        early = self.early_frames and step < self.early_share * self.steps
+        return self.early_frames if early else self.frames
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step."""
+        rise = min(1.0, (step + 1) / max(self.warmup, 1))
+        if self.schedule == "step":
+            return rise * self.learning_rate * self.decay ** (step // self.decay_every)
+        share = min(step / self.steps, 1.0)
+        low, high = self.final_learning_rate, self.learning_rate
+        return rise * (low + (high - low) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def make_sampler(recipe: Recipe, data: Path, cache: Path) -> Sampler:
+    """The sampler of a recipe; ``data`` is the folder that the recipe's paths start from."""
+    pairs: list[PairSequence] = []
+    weights: list[float] = []
+    for source in recipe.pairs:
+        found = load_pairs(data / source.folder, source.reduce)
+        pairs += found
+        weights += [source.weight / len(found)] * len(found)
+    m = int(recipe.config.get("m", 1))
+    return Sampler(
+        pairs=pairs,
+        weights=weights,
+        synthesis=recipe.synthesis,
+        photos=list_images(data / recipe.photos),
+        cache=cache,
+        count=recipe.synthetic_count,
+        real_share=recipe.real_share,
+        still_real_share=recipe.still_real_share,
+        size=recipe.size,
+        longest=recipe.frames,
+        m=m,
+        batch=recipe.batch,
+        seed=recipe.seed,
+    )
+
+
+def unroll(network: VideoNetwork, blurred: Tensor, state: State | None = None) -> Tensor:
+    """Run the recurrence over (B, T + 2m, 3, H, W) and return (B, T, 3, H, W)."""
+    spec = network.spec
+    window = spec.window
+    out = []
+    for t in range(blurred.shape[1] - window + 1):
+        sharp, state = network.step(blurred[:, t : t + window].flatten(1, 2), state)
+        out.append(sharp)
+    return torch.stack(out, dim=1)
+
+
+def psnr(mse: float) -> float:
+    """PSNR in dB of a mean squared error of values 0..1."""
+    return -10.0 * math.log10(max(mse, 1e-12))
+
+
+@torch.no_grad()
+def validation_gain(network: VideoNetwork, sequence: PairSequence, frames: int = 30) -> float:
+    """Mean gain in dB over the blurred input, the clip's edge frames repeated at its ends."""
+    m = network.spec.look_behind
+    blurred = torch.from_numpy(sequence.blurred[:frames]).permute(0, 3, 1, 2).float() / 255.0
+    sharp = torch.from_numpy(sequence.sharp[:frames]).permute(0, 3, 1, 2).float() / 255.0
+    _, _, height, width = blurred.shape
+    multiple = network.spec.multiple_of
+    pad = (0, -width % multiple, 0, -height % multiple)
+    device = next(iter(network.parameters())).device  # type: ignore[attr-defined]
+    padded = nn.functional.pad(blurred, pad, mode="replicate").to(device)
+    ends = [min(max(i, 0), len(padded) - 1) for i in range(-m, len(padded) + m)]
+    state: State | None = None
+    gain = 0.0
+    for t in range(len(padded)):
+        window = padded[ends[t : t + 2 * m + 1]].flatten(0, 1)[None]
+        out, state = network.step(window.contiguous(memory_format=torch.channels_last), state)
+        result = (out[0, :, :height, :width].cpu().clamp(0, 1) * 255).round() / 255
+        before = float((blurred[t] - sharp[t]).square().mean())
+        after = float((result - sharp[t]).square().mean())
+        gain += psnr(after) - psnr(before)
+    return gain / len(padded)
+
+
+def dead_share(network: nn.Module, run: Any) -> float:
+    """Share of the units inside ResBlocks that are zero everywhere while ``run()`` runs."""
+    alive: dict[str, Tensor] = {}
+    hooks = []
+    for name, module in network.named_modules():
+        if isinstance(module, ResBlock):
+
+            def look(_: nn.Module, __: Any, out: Tensor, name: str = name) -> None:
+                active = (out.detach() > 0).any(dim=0).flatten(1).any(dim=1)
+                alive[name] = alive[name] | active if name in alive else active
+
+            hooks.append(module.conv1.register_forward_hook(look))
+    with torch.no_grad():
+        run()
+    for hook in hooks:
+        hook.remove()
+    if not alive:
+        return 0.0
+    return 1.0 - float(torch.cat(list(alive.values())).float().mean())
+
+
+def _atomic_save(value: Any, path: Path) -> None:
+    part = path.with_suffix(".part")
+    torch.save(value, part)
+    part.replace(path)
+
+
+class Trainer:
+    """One run of a recipe in a folder that holds its checkpoint, its log and its weights."""
+
+    def __init__(self, recipe: Recipe, sampler: Sampler, folder: Path, device: str) -> None:
+        self.recipe, self.sampler, self.folder = recipe, sampler, folder
+        self.rank = int(os.environ.get("RANK", 0))
+        self.world = int(os.environ.get("WORLD_SIZE", 1))
+        if self.world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        if device == "cuda":
+            device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}"
+        self.device = torch.device(device)
+        torch.manual_seed(recipe.seed)
+        network = build_network(recipe.network, recipe.config).to(self.device)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network)
+        self.optimiser = torch.optim.Adam(
+            self.network.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99)
+        )
+        self.step = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoint = folder / "checkpoint.pt"
+        if self.checkpoint.exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        kept = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(kept["network"])
+        self.average.load_state_dict(kept["average"])
+        self.optimiser.load_state_dict(kept["optimiser"])
+        self.step = kept["step"]
+
+    def save(self) -> None:
+        """Write checkpoint and weights (of the moving average)."""
+        if self.rank:
+            return
+        kept = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+        }
+        _atomic_save(kept, self.checkpoint)
+        save_network(self.average, self.folder / f"{self.recipe.network}.safetensors")
+
+    def _loss(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        batch = self.sampler.draw(step, self.recipe.frames_at(step), self.rank)
+        blurred, sharp = batch.blurred.to(self.device), batch.sharp.to(self.device)
+        half = self.recipe.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            predicted = unroll(self.network, blurred)
+        predicted = predicted.float()
+        loss = LOSSES[self.recipe.loss](predicted, sharp)
+        m = self.sampler.m
+        middle = blurred[:, m : m + predicted.shape[1]]
+        with torch.no_grad():
+            before = (middle - sharp).square().mean(dim=(1, 2, 3, 4))
+            after = (predicted - sharp).square().mean(dim=(1, 2, 3, 4))
+            # Samples without blur have no PSNR: they count as 45 dB.
+            gain = 10 * torch.log10((before + 3e-5) / (after + 3e-5)).mean()
+        if self.recipe.weight_decay:
+            loss = loss + self.recipe.weight_decay * weight_penalty(self.network)
+        return loss, gain, blurred
+
+    def train_step(self) -> tuple[float, float, float]:
+        """One optimiser step; returns loss, gain over the input in dB, and gradient norm."""
+        recipe = self.recipe
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.rate(self.step)
+        loss, gain, _ = self._loss(self.step)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.world > 1:
+            for p in self.network.parameters():
+                if p.grad is not None:
+                    dist.all_reduce(p.grad)
+                    p.grad /= self.world
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
+        if torch.isfinite(norm):  # one bad batch must not cost the run
+            self.optimiser.step()
+        for module in self.network.modules():
+            if isinstance(module, DynamicTemporalBlending):
+                module.project_()
+        decay = min(recipe.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, value in zip(
+                self.average.parameters(), self.network.parameters(), strict=True
+            ):
+                mean.lerp_(value, 1 - decay)
+        self.step += 1
+        return float(loss.detach()), float(gain), float(norm)
+
+    def validate(self, sequences: Iterable[PairSequence]) -> dict[str, float]:
+        """Gain of the moving average on each sequence, share of dead units, and beta."""
+        row = {s.name: validation_gain(self.average, s, 10) for s in sequences}
+        batch = self.sampler.draw(self.step, self.recipe.frames).blurred.to(self.device)
+        row["dead"] = dead_share(self.network, lambda: unroll(self.network, batch))
+        for module in self.average.modules():
+            if isinstance(module, DynamicTemporalBlending):
+                row["beta"] = float(module.beta.detach())
+        return row
+
+    def run(self, validation: list[PairSequence]) -> None:
+        """Train to the end of the recipe, with a row in log.csv at every validation."""
+        recipe = self.recipe
+        log = self.folder / "log.csv"
+        total = torch.zeros(3)
+        count = 0
+        while self.step < recipe.steps:
+            total += torch.tensor(self.train_step())
+            count += 1
+            if self.step % recipe.validate_every and self.step != recipe.steps:
+                continue
+            loss, gain, norm = (total / count).tolist()
+            row: dict[str, float] = {
+                "step": self.step,
+                "rate": recipe.rate(self.step),
+                "loss": loss,
+                "train_gain": gain,
+                "gradient": norm,
+                **(self.validate(validation) if self.rank == 0 else {}),
+            }
+            total.zero_()
+            count = 0
+            self.save()
+            if self.rank == 0:
+                new = not log.exists()
+                with log.open("a", newline="") as file:
+                    writer = csv.DictWriter(file, list(row))
+                    if new:
+                        writer.writeheader()
+                    writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
+                print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+
+
+def describe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, for checkpoints and cards."""
+    return asdict(recipe)

@@ -1,0 +1,438 @@
+"""The core inference module: a network on a device, at a precision, in tiles if need be.
+
+Hosts bring frames in their own pixel format (:class:`~vs_deblur_kernels.planes.PixelFormat`) and
+get them back in it. :meth:`Deblurrer.prepare` and :meth:`Deblurrer.step` are the interface of
+hosts with random access, :meth:`Deblurrer.stream` that of hosts that see frames in order,
+:meth:`Deblurrer.video` that of arrays. All three give the same samples for the same frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vs_deblur.errors import DeviceError, EngineError, InputError, UsageError
+from vs_deblur.tiling import padded_size, round_up, tile_for_budget, tiles
+from vs_deblur.timeline import Output, Plan, stream
+from vs_deblur.weights import load
+from vs_deblur_kernels.planes import PixelFormat, add_rgb, pad_to, to_rgb
+from vs_deblur_models.spec import NetworkSpec, State
+
+logger = logging.getLogger(__name__)
+
+Plane = NDArray[Any]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PRECISIONS: tuple[str, ...] = ("auto", "fp32", "bf16", "fp16")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A frame on the device, ready to be part of windows.
+
+    Attributes:
+        planes: its own samples, (h, w) each.
+        fmt: their format.
+        rgb: (1, 3, H, W) float32, clamped, finite, padded to the network's size rule.
+        non_finite: whether a sample was NaN or infinite.
+    """
+
+    planes: tuple[Tensor, ...]
+    fmt: PixelFormat
+    rgb: Tensor
+    non_finite: bool
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame as it leaves the engine.
+
+    Attributes:
+        planes: samples in the format of the input, (h, w) each, contiguous.
+        non_finite: whether the input had NaN or infinite samples (they are finite now).
+    """
+
+    planes: list[Plane]
+    non_finite: bool
+
+
+def bf16_is_fast() -> bool:
+    """Whether this processor multiplies bfloat16 natively (AMX or AVX512-BF16)."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+def choose_device(device: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda" or "cuda:N" into a device that is there.
+
+    Raises:
+        UsageError: no such kind of device.
+        DeviceError: a device that this machine does not have.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device must be auto, cpu, cuda or cuda:N, not {device}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise UsageError(f"device must be auto, cpu, cuda or cuda:N, not {device}")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"no CUDA device {device}", None, "use --device cpu (device='cpu')")
+    return chosen
+
+
+def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
+    """The precision to compute in, and why.
+
+    Raises:
+        UsageError: no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision}")
+    if precision != "auto":
+        return precision, "asked for"
+    if device.type == "cuda":
+        return "fp16", "CUDA device"
+    if bf16_is_fast():
+        return "bf16", "the processor has AMX or AVX512-BF16"
+    return "fp32", "the processor has neither AMX nor AVX512-BF16"
+
+
+def memory_budget(device: torch.device) -> float:
+    """Bytes that one step may take by default: a fixed share of the device, so that the choice of
+    tiles does not depend on what else is running."""
+    if device.type == "cuda":
+        return 0.6 * torch.cuda.get_device_properties(device).total_memory
+    try:
+        import os
+
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on this system
+        total = 8 << 30
+    return min(4 << 30, total / 4)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the device's memory is used up."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+class Deblurrer:
+    """A deblurring network, ready to run.
+
+    Args:
+        model: "auto", the name of a shipped model, or the path of a safetensors file of ours.
+        device: "auto" (CUDA if there), "cpu", "cuda" or "cuda:N".
+        precision: "auto", "fp32", "bf16" or "fp16". Auto is fp16 on CUDA, bf16 on processors with
+            AMX or AVX512-BF16, fp32 elsewhere.
+        strength: 0..1, how much of the change is applied; 0 gives every sample back untouched.
+        tile: largest height and width computed at once, pixels (rounded up to what the network
+            needs); None chooses by memory. Tiles give the whole frame's result: they are read with
+            a halo of the network's receptive field, and states are kept for the whole frame.
+        segment: frames of a segment (0: one recurrence from the last cut on).
+        warmup: frames over which a segment's state is warmed up.
+        memory: bytes that a step may take; None for a share of the device's.
+
+    Raises:
+        UsageError, WeightsError, DeviceError: see :mod:`vs_deblur.errors`.
+    """
+
+    def __init__(
+        self,
+        model: str = "auto",
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        strength: float = 1.0,
+        tile: int | None = None,
+        segment: int = 64,
+        warmup: int = 8,
+        memory: float | None = None,
+    ) -> None:
+        if not 0.0 <= strength <= 1.0:
+            raise UsageError(f"strength must be 0..1, got {strength:g}")
+        if tile is not None and tile < 1:
+            raise UsageError(f"tile must be 1 or more pixels, got {tile}")
+        self.device = choose_device(device)
+        self.precision, self.precision_reason = choose_precision(precision, self.device)
+        self.dtype = _DTYPES[self.precision]
+        loaded = load(model)
+        if not hasattr(loaded.network, "step"):
+            raise UsageError(f"{loaded.name} is a network for photos, not for video")
+        self.model = loaded.name
+        self.card = loaded.card
+        self.network = loaded.network.to(self.device, self.dtype)
+        self.network = self.network.to(memory_format=torch.channels_last)
+        self.spec: NetworkSpec = self.network.spec
+        self.strength = float(strength)
+        self.plan = Plan(segment, warmup, self.spec.look_behind, self.spec.look_ahead)
+        self.memory = memory_budget(self.device) if memory is None else float(memory)
+        self._tile = None if tile is None else round_up(tile, self.spec.multiple_of)
+        self._ceiling: int | None = None  # set when memory ran out
+        # One step at a time: hosts may call from many threads, the memory budget is for one.
+        self._lock = threading.Lock()
+
+    def describe(self) -> str:
+        """One line: model, device, precision and why."""
+        where = str(self.device)
+        if self.device.type == "cuda":
+            where += f" ({torch.cuda.get_device_name(self.device)})"
+        else:
+            where += f" ({torch.get_num_threads()} threads)"
+        return f"{self.model} on {where}, {self.precision} ({self.precision_reason})"
+
+    # ------------------------------------------------------------------ hosts with random access
+
+    @torch.inference_mode()
+    def prepare(self, planes: Sequence[Plane], fmt: PixelFormat) -> Prepared:
+        """Bring a frame to the device.
+
+        Args:
+            planes: (h, w) arrays of the format's type; they are copied.
+            fmt: how to read them.
+        """
+        # On the CPU torch.tensor copies too: hosts reuse their buffers.
+        own = tuple(torch.tensor(np.asarray(p)).to(self.device) for p in planes)
+        rgb, bad = to_rgb(own, fmt)
+        height, width = rgb.shape[-2:]
+        size = padded_size(height, width, self.spec.multiple_of, self.spec.minimum)
+        return Prepared(own, fmt, pad_to(rgb, *size), bad)
+
+    @torch.inference_mode()
+    def step(self, window: Sequence[Prepared], state: State | None) -> tuple[Frame, State]:
+        """Deblur the middle frame of a window.
+
+        Args:
+            window: ``spec.window`` frames, oldest first.
+            state: what the last step returned; None to start a recurrence.
+
+        Returns:
+            the frame, and the state for the next one. States may be kept and used again.
+
+        Raises:
+            DeviceError: out of memory even with the smallest tile, or the device was lost.
+            EngineError: the network gave values that are not finite.
+        """
+        middle = window[self.spec.look_behind]
+        with self._lock:
+            x = torch.cat([f.rgb for f in window], dim=1)
+            x = x.contiguous(memory_format=torch.channels_last)
+            sharp, state = self._run(x, state)
+            height, width = middle.planes[0].shape
+            change = sharp.float().clamp_(0.0, 1.0)[..., :height, :width]
+            change = change - middle.rgb[..., :height, :width]
+            if not bool((change * 0).sum() == 0):
+                raise EngineError(
+                    "the network gave values that are not finite",
+                    f"{self.model}, {self.precision}",
+                    "use precision fp32",
+                )
+            planes = add_rgb(middle.planes, middle.fmt, change.mul_(self.strength))
+            return Frame([p.cpu().numpy() for p in planes], middle.non_finite), state
+
+    def passes_through(self) -> bool:
+        """Whether frames come out as they went in (strength 0)."""
+        return self.strength == 0.0
+
+    # ------------------------------------------------------------------ hosts with frames in order
+
+    def stream(
+        self,
+        frames: Iterable[tuple[Sequence[Plane], bool]],
+        fmt: PixelFormat,
+        *,
+        origin: int = 0,
+        first: int = 0,
+        end: int | None = None,
+    ) -> Iterator[Output[Frame]]:
+        """Deblur frames that come in order; see :func:`vs_deblur.timeline.stream`.
+
+        Args:
+            frames: planes of each frame, and whether it begins a new scene.
+            fmt: their format.
+            origin, first, end: which frames come and which are wanted.
+        """
+        prepared = ((self.prepare(planes, fmt), cut) for planes, cut in frames)
+        return stream(
+            self.plan, prepared, self.step, origin=origin, first=first, end=end
+        )
+
+    def video(
+        self, frames: Iterable[NDArray[Any]], cuts: Iterable[int] = ()
+    ) -> Iterator[NDArray[Any]]:
+        """Deblur a sequence of RGB arrays.
+
+        Args:
+            frames: (H, W, 3) arrays of one size and type: uint8, uint16 (full range) or float32
+                (0..1, may go beyond); sRGB-encoded.
+            cuts: numbers of frames that begin a new scene.
+
+        Yields:
+            arrays of the same shape and type, one for each frame.
+
+        Raises:
+            InputError: another type or shape, or one that changes on the way.
+        """
+        scenes = frozenset(cuts)
+        first: NDArray[Any] | None = None
+
+        def planes() -> Iterator[tuple[list[Plane], bool]]:
+            nonlocal first
+            for n, frame in enumerate(frames):
+                frame = np.asarray(frame)
+                if first is None:
+                    first = frame
+                    array_format(frame)
+                if frame.shape != first.shape or frame.dtype != first.dtype:
+                    raise InputError(
+                        f"frame {n} is {frame.shape} {frame.dtype}, "
+                        f"the first was {first.shape} {first.dtype}"
+                    )
+                yield [frame[..., c] for c in range(3)], n in scenes
+
+        source = planes()
+        head = next(source, None)
+        if head is None:
+            return
+        assert first is not None
+        fmt = array_format(first)
+
+        def rest() -> Iterator[tuple[list[Plane], bool]]:
+            yield head
+            yield from source
+
+        if self.passes_through():
+            for own, _ in rest():
+                yield np.stack(own, axis=-1)
+            return
+        for output in self.stream(rest(), fmt):
+            yield np.stack(output.value.planes, axis=-1)
+
+    # ------------------------------------------------------------------ the network
+
+    def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """One step, in tiles that fit; on out-of-memory smaller tiles and the same frame again."""
+        while True:
+            tile = self._tile_for(*x.shape[-2:])
+            try:
+                with self._fixed_algorithms():
+                    if tile is None:
+                        sharp, following = self.network.step(x, state)
+                    else:
+                        sharp, following = self._step_in_tiles(x, state, tile)
+                return sharp, following
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise DeviceError(
+                        f"the device failed: {str(error).splitlines()[0]}", str(self.device)
+                    ) from error
+            # Outside the except block, where the traceback would keep the tensors alive.
+            self._shrink(*x.shape[-2:], tile)
+
+    def _shrink(self, height: int, width: int, tile: int | None) -> None:
+        """Halve the tile after the memory ran out."""
+        multiple = self.spec.multiple_of
+        now = tile or max(height, width)
+        smaller = round_up(now // 2, multiple)
+        if now <= 4 * multiple or smaller >= now:
+            raise DeviceError(
+                f"out of memory even with tiles of {now} pixels",
+                str(self.device),
+                "close other programs or use --device cpu",
+            )
+        if self._ceiling is None:
+            logger.warning("out of memory: going on with tiles of %d pixels", smaller)
+        self._ceiling = smaller
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _tile_for(self, height: int, width: int) -> int | None:
+        spec = self.spec
+        if self._tile is not None:
+            tile: int | None = self._tile
+        else:
+            size = spec.bytes_per_pixel * self.dtype.itemsize / 4
+            tile = tile_for_budget(
+                height, width, spec.receptive_field, spec.multiple_of, size, self.memory
+            )
+        if self._ceiling is not None:
+            tile = min(tile or self._ceiling, self._ceiling)
+        return None if tile is None or tile >= max(height, width) else tile
+
+    def _step_in_tiles(
+        self, x: Tensor, state: State | None, tile: int
+    ) -> tuple[Tensor, State]:
+        height, width = x.shape[-2:]
+        spec = self.spec
+        sharp = torch.empty((1, 3, height, width), dtype=torch.float32, device=x.device)
+        following: list[Tensor] = []
+        for t in tiles(height, width, tile, spec.receptive_field, spec.multiple_of):
+            part = x[..., t.read_top : t.read_bottom, t.read_left : t.read_right]
+            memory = None
+            if state is not None:
+                memory = tuple(_read(s, t.scaled(height // s.shape[-2])) for s in state)
+            out, states = self.network.step(
+                part.contiguous(memory_format=torch.channels_last), memory
+            )
+            _write(sharp, out, t)
+            read_height = t.read_bottom - t.read_top
+            for i, s in enumerate(states):
+                divisor = read_height // s.shape[-2]
+                if i == len(following):
+                    size = (1, s.shape[1], height // divisor, width // divisor)
+                    following.append(
+                        torch.empty(size, dtype=s.dtype, device=s.device).to(
+                            memory_format=torch.channels_last
+                        )
+                    )
+                _write(following[i], s, t.scaled(divisor))
+        return sharp, tuple(following)
+
+    def _fixed_algorithms(self) -> contextlib.AbstractContextManager[None]:
+        """No autotuning: it may choose differently in each process."""
+        if self.device.type != "cuda":
+            return contextlib.nullcontext()
+        flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
+        return flags
+
+
+def _read(full: Tensor, t: Any) -> Tensor:
+    part = full[..., t.read_top : t.read_bottom, t.read_left : t.read_right]
+    return part.contiguous(memory_format=torch.channels_last)
+
+
+def _write(full: Tensor, part: Tensor, t: Any) -> None:
+    y, x = t.top - t.read_top, t.left - t.read_left
+    height, width = t.bottom - t.top, t.right - t.left
+    full[..., t.top : t.bottom, t.left : t.right] = part[..., y : y + height, x : x + width]
+
+
+def array_format(frame: NDArray[Any]) -> PixelFormat:
+    """The pixel format of an RGB array.
+
+    Raises:
+        InputError: not (H, W, 3), empty, or not uint8, uint16 or float32.
+    """
+    if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise InputError(f"frames must be (height, width, 3) arrays, not {frame.shape}")
+    kinds = {"uint8": (8, False), "uint16": (16, False), "float32": (32, True)}
+    if frame.dtype.name not in kinds:
+        raise InputError(f"frames must be uint8, uint16 or float32, not {frame.dtype}")
+    bits, is_float = kinds[frame.dtype.name]
+    return PixelFormat("rgb", bits, is_float, full_range=True)

@@ -1,0 +1,124 @@
+"""The exceptions of vs-deblur. Each class carries the exit code of the command line.
+
+::
+
+    DeblurError                  1   anything that went wrong on our side of the fence
+    ├── EngineError              1   the computation failed (non-finite values, lost device)
+    ├── UsageError (ValueError)  2   an argument that cannot work
+    ├── InputError (ValueError)  3   a clip, file or stream that cannot be read
+    ├── OutputError (OSError)    4   a file or stream that cannot be written
+    ├── WeightsError             5   weights that are missing, damaged or of another network
+    ├── DeviceError              6   no such device, or not enough of its memory
+    └── Stopped                130   ended by a signal; 128 + its number
+        └── ReaderClosed       141   whoever read our output went away (silent)
+
+On the command line a :class:`DeblurError` is one line on stderr,
+``vs-deblur: error: <what> (<where>); <what to do>``, and the process ends with its ``exit_code``.
+In VapourSynth the same text becomes ``vs.Error("deblur: …")``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DeblurError(Exception):
+    """Base of all our errors.
+
+    Args:
+        what: what is wrong, without a full stop.
+        where: the file, frame or argument it is about.
+        hint: what to do about it.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, where: str | None = None, hint: str | None = None) -> None:
+        self.what, self.where, self.hint = what, where, hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = self.what
+        if self.where:
+            text += f" ({self.where})"
+        if self.hint:
+            text += f"; {self.hint}"
+        return text.replace("\n", " ")
+
+    def __reduce__(self) -> tuple[type[DeblurError], tuple[str, str | None, str | None]]:
+        return type(self), (self.what, self.where, self.hint)
+
+
+class EngineError(DeblurError):
+    """The computation failed."""
+
+
+class UsageError(DeblurError, ValueError):
+    """An argument that cannot work."""
+
+    exit_code = 2
+
+
+class InputError(DeblurError, ValueError):
+    """A clip, file or stream that cannot be read or is not supported."""
+
+    exit_code = 3
+
+
+class OutputError(DeblurError, OSError):
+    """A file or stream that cannot be written."""
+
+    exit_code = 4
+
+    # OSError.__str__ and __new__ have ideas of their own about two or three arguments.
+    __str__ = DeblurError.__str__
+
+
+class WeightsError(DeblurError):
+    """Weights that are missing, damaged, or not of the network asked for."""
+
+    exit_code = 5
+
+
+class DeviceError(DeblurError):
+    """The device asked for is not there, or has not enough memory."""
+
+    exit_code = 6
+
+
+class Stopped(DeblurError):
+    """Ended by a signal, with whole frames only.
+
+    Args:
+        signum: the signal's number; the exit code is 128 + it.
+        frames: frames that were written.
+    """
+
+    exit_code = 130
+
+    def __init__(self, signum: int, frames: int) -> None:
+        self.signum, self.frames = signum, frames
+        super().__init__(f"stopped after {frames} frames")
+        self.code = 128 + signum
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[int, int]]:  # type: ignore[override]
+        return type(self), (self.signum, self.frames)
+
+
+class ReaderClosed(Stopped):
+    """The reader of our output closed it; said nowhere, exit code 141."""
+
+    exit_code = 141
+
+    def __init__(self, frames: int = 0) -> None:
+        super().__init__(13, frames)
+
+    def __reduce__(self) -> tuple[type[ReaderClosed], tuple[int]]:  # type: ignore[override]
+        return type(self), (self.frames,)
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that an error ends the command line with (1 for strangers)."""
+    if isinstance(error, Stopped):
+        return error.code
+    return error.exit_code if isinstance(error, DeblurError) else 1

@@ -1,0 +1,233 @@
+"""Weights: what ships, where it is, and whether it is what it says.
+
+The manifest, ``vs_deblur_models/weights/manifest.json``, lists each shipped file with its sha256,
+licence, training data and measured gain. A listed file must match its digest; a file of the user's
+own must be safetensors with finite values and the keys of a network of ours. There is no way to
+run a network without trained weights from here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from vs_deblur.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the manifest says of a shipped model.
+
+    Attributes:
+        name: what users call it.
+        file: name of the file beside the manifest.
+        network: architecture, a name in the registry.
+        sha256: digest of the file.
+        licence: licence of the weights.
+        training_data: what they were trained on, with attribution.
+        recipe: the recipe in ``training/recipes`` that made them.
+        gain_db: measured gain in dB over the blurred input, by validation sequence.
+        kind: "video" or "photo".
+        default: whether ``model="auto"`` means this one for its kind.
+    """
+
+    name: str
+    file: str
+    network: str
+    sha256: str
+    licence: str
+    training_data: str
+    recipe: str
+    gain_db: Mapping[str, float]
+    kind: str = "video"
+    default: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return weights_folder() / self.file
+
+    @property
+    def mean_gain(self) -> float:
+        """Mean of the measured gains, dB."""
+        return sum(self.gain_db.values()) / max(len(self.gain_db), 1)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network with trained weights.
+
+    Attributes:
+        network: the module, in evaluation mode, float32, on the CPU.
+        name: the shipped model's name, or the file's name without its ending.
+        path: the file.
+        card: its entry in the manifest, None for a user's own file.
+    """
+
+    network: Any
+    name: str
+    path: Path
+    card: Card | None
+
+
+def weights_folder() -> Path:
+    """The folder that holds the shipped weights and their manifest."""
+    return Path(str(files("vs_deblur_models"))) / "weights"
+
+
+@cache
+def shipped() -> dict[str, Card]:
+    """The shipped models by name.
+
+    Raises:
+        WeightsError: the manifest is missing or damaged.
+    """
+    path = weights_folder() / "manifest.json"
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["models"]
+        return {e["name"]: Card(**e) for e in entries}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            "the manifest of the shipped weights cannot be read", str(path), "reinstall vs-deblur"
+        ) from error
+
+
+def default_model(kind: str = "video") -> str:
+    """The name that ``model="auto"`` stands for."""
+    for card in shipped().values():
+        if card.kind == kind and card.default:
+            return card.name
+    raise WeightsError(f"no {kind} model is shipped", None, "give the path of a weights file")
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _networks() -> tuple[str, ...]:
+    from vs_deblur_models.registry import ENTRIES
+
+    return tuple(ENTRIES)
+
+
+# Published systems that the project builds; not all have weights yet.
+_KNOWN = ("mscnn", "srn", "dmphn")
+
+
+def locate(model: str, kind: str = "video") -> tuple[Path, Card | None]:
+    """The file of a model.
+
+    Args:
+        model: "auto", the name of a shipped model, or the path of a safetensors file.
+        kind: "video" or "photo", for "auto".
+
+    Raises:
+        WeightsError: no such model or file.
+    """
+    if model == "auto":
+        model = default_model(kind)
+    cards = shipped()
+    if model in cards:
+        card = cards[model]
+        if not card.path.is_file():
+            raise WeightsError("shipped weights are missing", str(card.path), "reinstall vs-deblur")
+        return card.path, card
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path, None
+    ships = ", ".join(cards) or "none"
+    if model in _networks() or model in _KNOWN:
+        raise WeightsError(
+            f"no trained weights for {model} are shipped",
+            None,
+            f"shipped: {ships}; or give the path of a .safetensors file",
+        )
+    if path.suffix or path.name != model:
+        raise WeightsError("no such weights file", model, f"shipped models: {ships}")
+    near = difflib.get_close_matches(model, cards, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise WeightsError(f"no model is called {model!r}", None, f"{hint}shipped: {ships}")
+
+
+def _explain(path: Path) -> str:
+    """What a file is that is not safetensors."""
+    head = path.open("rb").read(512)
+    if not head:
+        return "the file is empty"
+    if head[:2] in (b"\x80\x02", b"PK") or path.suffix in (".pth", ".pt", ".pkl", ".ckpt"):
+        return "it is a PyTorch checkpoint, not safetensors"
+    if head.lstrip()[:1] == b"<":
+        return "it is a web page, not weights"
+    return "it is not a whole safetensors file"
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors and metadata of a safetensors file, every value checked to be finite.
+
+    Raises:
+        WeightsError: not safetensors, truncated, or a value is NaN or infinite.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            metadata = dict(file.metadata() or {})
+            # safe_open is a context manager with keys(), not a mapping.
+            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        what = _explain(path) if path.is_file() else str(error)
+        hint = "only safetensors files are loaded: nothing in a pickle is ever run"
+        raise WeightsError(f"weights cannot be read: {what}", str(path), hint) from error
+    for name, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"tensor {name} has values that are NaN or infinite", str(path))
+    return state, metadata
+
+
+def load(model: str = "auto", kind: str = "video") -> Loaded:
+    """Load a network with trained weights.
+
+    Args:
+        model: "auto", the name of a shipped model, or the path of a safetensors file of ours.
+        kind: "video" or "photo", for "auto".
+
+    Raises:
+        WeightsError: missing, damaged (sha256 differs), not finite, or of no network of ours.
+    """
+    path, card = locate(model, kind)
+    if card is not None:
+        got = sha256_of(path)
+        if got != card.sha256:
+            raise WeightsError(
+                f"sha256 differs: expected {card.sha256}, got {got}",
+                str(path),
+                "the file is damaged; reinstall vs-deblur",
+            )
+    state, metadata = read_tensors(path)
+
+    from vs_deblur_models.registry import UnknownCheckpointError, from_state
+
+    try:
+        network = from_state(state, metadata)
+    except UnknownCheckpointError as error:
+        keys = ", ".join(sorted(state)[:5])
+        known = ", ".join(_networks())
+        raise WeightsError(
+            "these are not weights of a network of ours", str(path), f"keys: {keys}; known: {known}"
+        ) from error
+    except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise WeightsError(f"weights do not fit their network: {text}", str(path)) from error
+    network.eval().requires_grad_(False)
+    name = card.name if card else path.stem
+    return Loaded(network, name, path, card)
