@@ -73,9 +73,7 @@ def to_linear(x: Tensor) -> Tensor:
 
 def to_encoded(x: Tensor) -> Tensor:
     """Linear light 0..1 to sRGB-encoded 0..1."""
-    return torch.where(
-        x <= 0.0031308, x * 12.92, 1.055 * x.clamp(min=1e-8) ** (1 / 2.4) - 0.055
-    )
+    return torch.where(x <= 0.0031308, x * 12.92, 1.055 * x.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
 
 
 def particle_path(rng: np.random.Generator, steps: int, dimensions: int) -> FloatArray:
@@ -135,9 +133,7 @@ def _warp(picture: Tensor, matrices: Tensor, size: int) -> Tensor:
 
 def laplacian_variance(grey: NDArray[np.float32]) -> float:
     """Sharpness: variance of the 4-neighbour Laplacian of a grey picture, 0..255."""
-    lap = (
-        grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
-    )
+    lap = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
     return float(lap.var())
 
 
@@ -161,7 +157,7 @@ def _draw_patch(
         y = int(rng.integers(image.height - side + 1))
         box = (x, y, x + side, y + side)
         patch = np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box, 2.0))
-        grey = patch.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+        grey = patch.astype(np.float32) @ np.asarray([0.299, 0.587, 0.114], dtype=np.float32)
         sharpness = laplacian_variance(grey)
         if best is None or sharpness > best[0]:
             best = (sharpness, patch)
@@ -237,17 +233,19 @@ def make_sequence(
         return torch.where(p > 0.75, p * boost, p) if boost > 1 else p
 
     scale = speed / period
-    views = [(to_light(picture), None, _affine(particle_path(rng, steps, 4) * scale, size, rng))]
-    camera = views[0][2]
+    camera = _affine(particle_path(rng, steps, 4) * scale, size, rng)
+    background = to_light(picture)
+    layers: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(int(rng.integers(config.layers + 1)) if not still else 0):
         own = np.exp(rng.uniform(np.log(0.3), np.log(2.0))) * scale
         texture = _draw_patch(rng, photos, size + 2 * margin, config.min_sharpness)
         mask = _soft_mask(rng, size + 2 * margin)
         matrices = _affine(particle_path(rng, steps, 4) * own, size, rng)
         matrices[:, :, 2] += camera[:, :, 2] * float(rng.uniform(0.0, 1.0))
-        views.append((to_light(texture), mask, matrices))
+        layers.append((to_light(texture), mask, matrices))
 
-    blurred, sharp = [], []
+    blurred: list[Tensor] = []
+    sharp: list[Tensor] = []
     for n in range(frames):
         window = slice(n * period, n * period + tau)
         if frozen and n:
@@ -256,9 +254,8 @@ def make_sequence(
             continue
         if still:
             window = slice(n * period, n * period + 1)
-        stack = _warp(views[0][0], views[0][2][window], size)
-        for texture, mask, matrices in views[1:]:
-            assert mask is not None
+        stack = _warp(background, camera[window], size)
+        for texture, mask, matrices in layers:
             layer = _warp(torch.cat((texture, mask)), matrices[window], size)
             stack = stack + layer[:, 3:] * (layer[:, :3] - stack)
         # The highlights clip in the camera: after the average, not before it.

@@ -88,7 +88,8 @@ class Recipe:
         """Read a recipe; an unknown key is an error."""
         raw = tomllib.loads(path.read_text())
         raw["pairs"] = tuple(
-            PairSource(**{**p, "reduce": tuple(p.get("reduce", (1,)))}) for p in raw.get("pairs", ())
+            PairSource(**{**p, "reduce": tuple(p.get("reduce", (1,)))})
+            for p in raw.get("pairs", ())
         )
         raw["validation"] = tuple(raw.get("validation", ()))
         synthesis = raw.get("synthesis", {})
@@ -163,7 +164,7 @@ def validation_gain(network: VideoNetwork, sequence: PairSequence, frames: int =
     _, _, height, width = blurred.shape
     multiple = network.spec.multiple_of
     pad = (0, -width % multiple, 0, -height % multiple)
-    device = next(iter(network.parameters())).device  # type: ignore[attr-defined]
+    device = next(network.parameters()).device  # type: ignore[attr-defined]
     padded = nn.functional.pad(blurred, pad, mode="replicate").to(device)
     ends = [min(max(i, 0), len(padded) - 1) for i in range(-m, len(padded) + m)]
     state: State | None = None

@@ -111,8 +111,10 @@ def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
 
 
 def memory_budget(device: torch.device) -> float:
-    """Bytes that one step may take by default: a fixed share of the device, so that the choice of
-    tiles does not depend on what else is running."""
+    """Bytes that one step may take by default.
+
+    A fixed share of the device, so that the choice of tiles does not depend on what else runs.
+    """
     if device.type == "cuda":
         return 0.6 * torch.cuda.get_device_properties(device).total_memory
     try:
@@ -267,9 +269,7 @@ class Deblurrer:
             origin, first, end: which frames come and which are wanted.
         """
         prepared = ((self.prepare(planes, fmt), cut) for planes, cut in frames)
-        return stream(
-            self.plan, prepared, self.step, origin=origin, first=first, end=end
-        )
+        return stream(self.plan, prepared, self.step, origin=origin, first=first, end=end)
 
     def video(
         self, frames: Iterable[NDArray[Any]], cuts: Iterable[int] = ()
@@ -341,12 +341,12 @@ class Deblurrer:
                         f"the device failed: {str(error).splitlines()[0]}", str(self.device)
                     ) from error
             # Outside the except block, where the traceback would keep the tensors alive.
-            self._shrink(*x.shape[-2:], tile)
+            self._shrink(max(x.shape[-2:]), tile)
 
-    def _shrink(self, height: int, width: int, tile: int | None) -> None:
+    def _shrink(self, side: int, tile: int | None) -> None:
         """Halve the tile after the memory ran out."""
         multiple = self.spec.multiple_of
-        now = tile or max(height, width)
+        now = tile or side
         smaller = round_up(now // 2, multiple)
         if now <= 4 * multiple or smaller >= now:
             raise DeviceError(
@@ -373,9 +373,7 @@ class Deblurrer:
             tile = min(tile or self._ceiling, self._ceiling)
         return None if tile is None or tile >= max(height, width) else tile
 
-    def _step_in_tiles(
-        self, x: Tensor, state: State | None, tile: int
-    ) -> tuple[Tensor, State]:
+    def _step_in_tiles(self, x: Tensor, state: State | None, tile: int) -> tuple[Tensor, State]:
         height, width = x.shape[-2:]
         spec = self.spec
         sharp = torch.empty((1, 3, height, width), dtype=torch.float32, device=x.device)

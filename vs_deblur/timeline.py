@@ -41,9 +41,7 @@ class Plan:
         if self.warmup < 0:
             raise UsageError(f"warmup must be 0 or more, got {self.warmup}")
         if self.segment and self.warmup > self.segment:
-            raise UsageError(
-                f"warmup must be at most segment ({self.segment}), got {self.warmup}"
-            )
+            raise UsageError(f"warmup must be at most segment ({self.segment}), got {self.warmup}")
 
     def earliest(self, n: int) -> int:
         """The start of frame n if there were no cuts."""
@@ -69,9 +67,7 @@ class Plan:
                 return c
         return first
 
-    def window(
-        self, n: int, length: int, is_cut: Callable[[int], bool]
-    ) -> tuple[int, ...]:
+    def window(self, n: int, length: int, is_cut: Callable[[int], bool]) -> tuple[int, ...]:
         """The frames of the window of frame n, oldest first.
 
         Frames beyond a cut or an end of the clip are replaced by the nearest frame that is not.
@@ -141,9 +137,7 @@ def stream[F, M, T](
     """
     if origin > plan.origin(first):
         raise ValueError(f"frame {first} needs frames from {plan.origin(first)}, got {origin}")
-    held: deque[tuple[F, bool]] = deque(
-        maxlen=plan.warmup + plan.look_behind + plan.look_ahead + 1
-    )
+    held: deque[tuple[F, bool]] = deque(maxlen=plan.warmup + plan.look_behind + plan.look_ahead + 1)
     source = iter(frames)
     arrived = origin  # frames before this one have come
     exhausted = False

@@ -58,9 +58,7 @@ def _is_strcnn(feedback: bool, blending: bool) -> Callable[[Shapes], bool]:
 
 def _build_strcnn(feedback: bool, blending: bool) -> Callable[..., nn.Module]:
     def build(m: int = 1, residual: bool = False) -> nn.Module:
-        return Strcnn(
-            StrcnnConfig(m=m, residual=residual, feedback=feedback, blending=blending)
-        )
+        return Strcnn(StrcnnConfig(m=m, residual=residual, feedback=feedback, blending=blending))
 
     return build
 
