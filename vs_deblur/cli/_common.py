@@ -1,0 +1,232 @@
+"""What commands share: the run itself, errors as one line, and the options of the model.
+
+The rest is in ``_signals`` (stopping), ``_progress`` (lines on stderr) and ``_output`` (files).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from vs_deblur.cli import _signals
+from vs_deblur.cli._progress import note, say, warn
+from vs_deblur.errors import DeblurError, ReaderClosed, Stopped, UsageError, exit_code
+
+if TYPE_CHECKING:
+    from vs_deblur.engine import Deblurrer
+
+_verbose = False
+
+
+def be_verbose() -> None:
+    """Show tracebacks and what libraries have to say."""
+    global _verbose
+    _verbose = True
+    logging.getLogger("vs_deblur").setLevel(logging.DEBUG)
+
+
+class _OneLine(logging.Handler):
+    """Log records of ours as lines of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())
+        (warn if record.levelno >= logging.WARNING else note)(text)
+
+
+def _translate(error: BaseException) -> BaseException:
+    """Errors of others as errors of ours."""
+    stop = _signals.current_stop()
+    if isinstance(error, _signals.Interrupted | KeyboardInterrupt):
+        return Stopped(stop.signum or 2, stop.frames)
+    if isinstance(error, Stopped):
+        return error
+    # An import that is interrupted raises whatever it likes.
+    if stop.signum is not None and not isinstance(error, DeblurError):
+        return Stopped(stop.signum, stop.frames)
+    if isinstance(error, BrokenPipeError):
+        return ReaderClosed(stop.frames)
+    if isinstance(error, click.UsageError):
+        what = error.format_message().rstrip(".")
+        what = what[:1].lower() + what[1:]
+        context = error.ctx
+        return UsageError(what, None, f"see {context.command_path} --help" if context else None)
+    if isinstance(error, click.ClickException):
+        return UsageError(error.format_message().rstrip("."))
+    return error
+
+
+def report(error: BaseException) -> int:
+    """Say what went wrong, in one line; the exit code to end with."""
+    translated = _translate(error)
+    if _verbose and not isinstance(translated, Stopped):
+        say("".join(traceback.format_exception(error)), end="")
+    if isinstance(translated, ReaderClosed):
+        pass
+    elif isinstance(translated, Stopped):
+        note(str(translated))
+    elif isinstance(translated, DeblurError):
+        say(f"vs-deblur: error: {translated}")
+    else:
+        text = " ".join(str(translated).split()) or "no message"
+        hint = "" if _verbose else "; -v shows the traceback"
+        say(f"vs-deblur: error: {type(translated).__name__}: {text}{hint}")
+    return exit_code(translated)
+
+
+def run(group: click.Group, args: Sequence[str] | None) -> NoReturn:
+    """Run a command and end the process with its exit code."""
+    _signals.install()
+    handler = _OneLine()
+    logging.getLogger("vs_deblur").addHandler(handler)
+    logging.getLogger("vs_deblur").propagate = False
+    try:
+        code = _invoke(group, list(sys.argv[1:] if args is None else args))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BaseException as error:
+        code = report(error)
+    end(code)
+
+
+def _invoke(group: click.Group, args: list[str]) -> int:
+    try:
+        with group.make_context("vs-deblur", args) as context:
+            group.invoke(context)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        say(error.format_message())
+        return 2
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return 0
+
+
+def end(code: int) -> NoReturn:
+    """End the process: the usual way, or at once if a thread of ours is stuck in a read or write.
+
+    Python cannot end cleanly while a thread that it does not control sits in native code.
+    """
+    stuck = [t for t in threading.enumerate() if t.name.startswith("vs-deblur")]
+    for stream in (sys.stdout, sys.stderr):
+        # A reader that went away must not become a complaint about flushing at exit.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    if stuck or code == ReaderClosed.exit_code:
+        os._exit(code)
+    sys.exit(code)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The options that say how to deblur; defaults as :func:`vs_deblur.deblur`."""
+
+    model: str = "auto"
+    device: str = "auto"
+    precision: str = "auto"
+    strength: float = 1.0
+    tile: int | None = None
+    segment: int = 64
+    warmup: int = 8
+    scene_threshold: float | None = None
+
+    def deblurrer(self, *, quiet: bool = False) -> Deblurrer:
+        """Load the model, and say in one line which, where and how.
+
+        Raises:
+            UsageError, WeightsError, DeviceError: see :class:`vs_deblur.engine.Deblurrer`.
+        """
+        from vs_deblur.engine import Deblurrer
+
+        deblurrer = Deblurrer(
+            self.model,
+            device=self.device,
+            precision=self.precision,
+            strength=self.strength,
+            tile=self.tile,
+            segment=self.segment,
+            warmup=self.warmup,
+        )
+        if not quiet:
+            note(deblurrer.describe())
+        return deblurrer
+
+
+_MODEL_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--model",
+        default="auto",
+        show_default=True,
+        metavar="NAME|FILE",
+        help="A shipped model (see `vs-deblur models`) or a safetensors file of ours.",
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option(
+        "--precision",
+        default="auto",
+        show_default=True,
+        type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+        help="auto: fp16 on CUDA; bf16 on processors made for it, else fp32.",
+    ),
+    click.option(
+        "--strength",
+        default=1.0,
+        show_default=True,
+        type=click.FloatRange(0.0, 1.0),
+        help="How much of the change to apply; 0 leaves every sample as it is.",
+    ),
+    click.option(
+        "--tile",
+        default=None,
+        type=click.IntRange(min=1),
+        metavar="PIXELS",
+        help="Largest size computed at once. [default: by memory]",
+    ),
+    click.option(
+        "--segment",
+        default=64,
+        show_default=True,
+        type=click.IntRange(min=0),
+        metavar="FRAMES",
+        help="The recurrence starts anew every so many frames; 0: only at scene cuts.",
+    ),
+    click.option(
+        "--warmup",
+        default=8,
+        show_default=True,
+        type=click.IntRange(min=0),
+        metavar="FRAMES",
+        help="Frames before a segment that warm its state up.",
+    ),
+    click.option(
+        "--scene-threshold",
+        default=None,
+        type=click.FloatRange(0.0, 1.0),
+        metavar="0..1",
+        help="Difference between frames that begins a new scene, e.g. 0.15. [default: no search]",
+    ),
+)
+
+
+def model_options[F: Callable[..., Any]](function: F) -> F:
+    """Add the options of the model; the command gets them as ``settings: ModelSettings``."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        names = ModelSettings.__dataclass_fields__
+        settings = ModelSettings(**{name: kwargs.pop(name) for name in names})
+        return function(*args, settings=settings, **kwargs)
+
+    for option in reversed(_MODEL_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]

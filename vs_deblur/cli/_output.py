@@ -1,0 +1,107 @@
+"""Output files: refused before any work if they cannot be, written as ``.part``, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+from types import TracebackType
+
+from vs_deblur.errors import OutputError, UsageError
+
+
+def reason(error: OSError) -> str:
+    """The system's text for an error, without number and path."""
+    return error.strerror or str(error)
+
+
+class OutputFile:
+    """A file to be made. As a context manager: leaving it normally puts the file in its place,
+    leaving it by an error leaves what was written as ``<name>.part``, or nothing if that is empty.
+
+    Pipes and devices (``/dev/null``) are written as they are.
+
+    Args:
+        path: the file to make.
+        overwrite: whether a file of that name may be replaced.
+        inputs: files that must not be the output.
+
+    Raises:
+        UsageError: the output is one of the inputs, or exists.
+        OutputError: the folder is missing or cannot be written to, or the path is a folder.
+    """
+
+    def __init__(
+        self, path: str | Path, *, overwrite: bool = False, inputs: tuple[str | Path, ...] = ()
+    ) -> None:
+        self.path = Path(path)
+        self.special = False
+        self._check(overwrite, inputs)
+        #: where to write
+        self.part = self.path if self.special else self.path.with_name(self.path.name + ".part")
+        if not self.special:
+            self._probe(inputs)
+
+    def _check(self, overwrite: bool, inputs: tuple[str | Path, ...]) -> None:
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise OutputError(f"cannot write: {reason(error)}", str(self.path)) from error
+        if stat.S_ISDIR(found.st_mode):
+            raise OutputError("output is a folder", str(self.path), "give a file name")
+        for source in inputs:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(found, Path(source).stat()):
+                    raise UsageError("output is the input", str(self.path), "give another name")
+        self.special = not stat.S_ISREG(found.st_mode)
+        if not self.special and not overwrite:
+            raise UsageError("output exists", str(self.path), "use --overwrite or another name")
+
+    def _probe(self, inputs: tuple[str | Path, ...]) -> None:
+        """Create the part file: the one sure way to know that it can be written."""
+        folder = self.path.parent
+        for source in inputs:
+            with contextlib.suppress(OSError):
+                if self.part.samefile(source):
+                    raise UsageError("output would be written over the input", str(self.part))
+        try:
+            os.close(os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise OutputError("no such folder", str(folder), "create it first") from error
+            raise OutputError(f"cannot write: {reason(error)}", str(folder)) from error
+
+    def commit(self) -> None:
+        """Put the finished file in its place.
+
+        Raises:
+            OutputError: the system refuses.
+        """
+        if self.special:
+            return
+        try:
+            self.part.replace(self.path)
+        except OSError as error:
+            raise OutputError(f"cannot rename: {reason(error)}", str(self.part)) from error
+
+    def discard_if_empty(self) -> None:
+        """Remove a part file that has nothing in it."""
+        if not self.special:
+            with contextlib.suppress(OSError):
+                if self.part.stat().st_size == 0:
+                    self.part.unlink()
+
+    def __enter__(self) -> OutputFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.commit()
+        else:
+            self.discard_if_empty()
