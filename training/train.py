@@ -220,7 +220,7 @@ class Trainer:
         self.device = torch.device(device)
         torch.manual_seed(recipe.seed)
         network = build_network(recipe.network, recipe.config).to(self.device)
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network)
         self.optimiser = torch.optim.Adam(
             self.network.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99)
