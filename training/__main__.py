@@ -1,4 +1,4 @@
-"""``python -m training``: synthesise, look, train, plot."""
+"""``python -m training``: synthesise, look, train, plot, publish."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import click
 import torch
 
 from training.data import load_pairs, prepare
+from training.look import contact_sheet, plot
+from training.publish import publish
 from training.train import Recipe, Trainer, make_sampler
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+OUTPUT = click.Path(path_type=Path, dir_okay=False)
+DATA = click.option(
+    "--data", type=FOLDER, required=True, help="Folder that the recipe's paths start from."
+)
 
 
 @click.group()
@@ -49,6 +55,37 @@ def train(recipe: Path, data: Path, run: Path, device: str, threads: int) -> Non
     what = Recipe.load(recipe)
     trainer = Trainer(what, make_sampler(what, data, run / "sequences"), run, device)
     trainer.run([s for v in what.validation for s in load_pairs(data / v)])
+
+
+@main.command()
+@click.argument("recipe", type=FILE)
+@DATA
+@click.option("--run", type=FOLDER, required=True, help="Folder of the run (its sequences).")
+@click.option("--count", type=int, default=12, show_default=True, help="Rows.")
+@click.option("-o", "--output", type=OUTPUT, default=Path("sheet.png"), show_default=True)
+def sheet(recipe: Path, data: Path, run: Path, count: int, output: Path) -> None:
+    """Write a picture of what the network is fed: blurred frames left, sharp ones right."""
+    contact_sheet(make_sampler(Recipe.load(recipe), data, run / "sequences"), output, count)
+
+
+@main.command("plot")
+@click.argument("run", type=FOLDER)
+@click.option("-o", "--output", type=OUTPUT, default=Path("training.png"), show_default=True)
+def plot_command(run: Path, output: Path) -> None:
+    """Draw the log of a run."""
+    plot(run / "log.csv", output)
+
+
+@main.command("publish")
+@click.argument("recipe", type=FILE)
+@DATA
+@click.option("--run", type=FOLDER, required=True, help="Folder of the run.")
+def publish_command(recipe: Path, data: Path, run: Path) -> None:
+    """Ship the weights of a run: file, manifest and model card, with gains measured."""
+    what = Recipe.load(recipe)
+    root = Path(__file__).parent.parent
+    card = publish(what, recipe, run / f"{what.network}.safetensors", data, root)
+    click.echo(card.read_text())
 
 
 if __name__ == "__main__":

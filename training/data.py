@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from training.synthesis import SynthesisConfig, make_sequence
+from training.synthesis import SynthesisConfig, make_sequence, to_encoded, to_linear
 
 Frames = NDArray[np.uint8]
 
@@ -77,6 +77,45 @@ def load_pairs(folder: Path, reduce: Sequence[int] = (1,)) -> list[PairSequence]
             name = f"{folder.name}/{run[0].stem}" + (f"/{factor}" if factor > 1 else "")
             sequences.append(PairSequence(name, *stacks))
     return sequences
+
+
+def load_high_speed(path: Path, tau: int, period: int, linear: bool) -> PairSequence:
+    """A sequence from high-speed video by equation 1 of Kim et al. 2017.
+
+    Args:
+        path: a video whose motion between frames is below a pixel or so (240 fps and more).
+        tau: frames of an exposure, odd; the middle one is the sharp frame.
+        period: frames from one exposure to the next, ``tau <= period < 2 tau``.
+        linear: average in linear light (sRGB curve) instead of the encoded values.
+
+    Raises:
+        ValueError: the video is shorter than one exposure, or ``tau`` and ``period`` do not fit.
+    """
+    import av
+
+    if tau % 2 == 0 or not tau <= period < 2 * tau:
+        raise ValueError(f"tau must be odd and tau <= period < 2 tau, got {tau} and {period}")
+    blurred: list[Frames] = []
+    sharp: list[Frames] = []
+    total: NDArray[np.float32] | None = None
+    with av.open(str(path)) as container:
+        for i, frame in enumerate(container.decode(video=0)):
+            phase = i % period
+            if phase >= tau:
+                continue
+            picture = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+            light = picture.astype(np.float32) / 255.0
+            light = to_linear(torch.from_numpy(light)).numpy() if linear else light
+            total = light if phase == 0 or total is None else total + light
+            if phase == tau // 2:
+                sharp.append(picture)
+            if phase == tau - 1:
+                mean = torch.from_numpy(total / tau)
+                encoded = to_encoded(mean) if linear else mean
+                blurred.append((encoded.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+    if not blurred:
+        raise ValueError(f"{path.name} is shorter than one exposure of {tau} frames")
+    return PairSequence(path.stem, np.stack(blurred), np.stack(sharp[: len(blurred)]))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import math
 import os
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from training.data import PairSequence, Sampler, list_images, load_pairs
+from training.data import PairSequence, Sampler, list_images, load_high_speed, load_pairs
 from training.losses import LOSSES, weight_penalty
 from training.synthesis import SynthesisConfig
 from vs_deblur_models.blocks import DynamicTemporalBlending, ResBlock
@@ -38,6 +38,16 @@ class PairSource:
 
 
 @dataclass(frozen=True)
+class VideoSource:
+    """A high-speed video, averaged by equation 1: a sequence for each tau."""
+
+    file: str
+    taus: tuple[int, ...] = (7, 11, 15)
+    linear: bool = True
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A training run, as read from a TOML file in ``training/recipes``.
 
@@ -50,6 +60,9 @@ class Recipe:
         clip: largest norm of the gradient; average: decay of the exponential moving average.
         precision: "bf16" (autocast) or "fp32"; seed: of every draw.
         validate_every: steps between measurements on validation pairs.
+        real_share, still_real_share: see :class:`training.data.Sampler`.
+        synthetic_count: different synthetic sequences; photos: folder they are made from.
+        pairs, videos: real sequences; validation: pair folders to measure on, never trained on.
         early_frames, early_share: fewer frames a sequence for the first share of the steps: cheap
             steps first, long recurrences later.
     """
@@ -80,6 +93,7 @@ class Recipe:
     synthetic_count: int = 2000
     photos: str = ""
     pairs: tuple[PairSource, ...] = ()
+    videos: tuple[VideoSource, ...] = ()
     validation: tuple[str, ...] = ()
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
 
@@ -90,6 +104,10 @@ class Recipe:
         raw["pairs"] = tuple(
             PairSource(**{**p, "reduce": tuple(p.get("reduce", (1,)))})
             for p in raw.get("pairs", ())
+        )
+        raw["videos"] = tuple(
+            VideoSource(**{**v, "taus": tuple(v.get("taus", (7, 11, 15)))})
+            for v in raw.get("videos", ())
         )
         raw["validation"] = tuple(raw.get("validation", ()))
         synthesis = raw.get("synthesis", {})
@@ -121,6 +139,11 @@ def make_sampler(recipe: Recipe, data: Path, cache: Path) -> Sampler:
         found = load_pairs(data / source.folder, source.reduce)
         pairs += found
         weights += [source.weight / len(found)] * len(found)
+    for video in recipe.videos:
+        pairs += [
+            load_high_speed(data / video.file, tau, tau + 2, video.linear) for tau in video.taus
+        ]
+        weights += [video.weight / len(video.taus)] * len(video.taus)
     m = int(recipe.config.get("m", 1))
     return Sampler(
         pairs=pairs,
@@ -339,8 +362,3 @@ class Trainer:
                         writer.writeheader()
                     writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
                 print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
-
-
-def describe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data, for checkpoints and cards."""
-    return asdict(recipe)

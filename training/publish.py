@@ -1,0 +1,117 @@
+"""Weights of a run into the package: fp16 file, manifest entry and model card, gains measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.data import PairSequence, load_pairs
+from training.train import Recipe, psnr
+from vs_deblur.engine import Deblurrer
+from vs_deblur.weights import read_tensors, sha256_of
+from vs_deblur_models.registry import from_state, save_network
+
+ATTRIBUTION = (
+    "GOPRO_Large, one training sequence (Nah, Kim, Lee, CVPR 2017, CC BY 4.0); REDS, five "
+    "sequences at 320x180 (Nah et al., NTIRE 2019, CC BY 4.0); sequences synthesised from 276 "
+    "photographs (CC0, public domain, CC BY, Unsplash, Pexels and Pixabay licences)"
+)
+
+
+def measure(deblurrer: Deblurrer, sequence: PairSequence) -> tuple[float, float]:
+    """Mean PSNR in dB of a sequence before and after, 8-bit, edge frames repeated at the ends."""
+    before, after = [], []
+    outputs = deblurrer.video(list(sequence.blurred))
+    for blurred, sharp, out in zip(sequence.blurred, sequence.sharp, outputs, strict=True):
+        reference = sharp.astype(np.float64) / 255
+        before.append(psnr(float(((blurred / 255 - reference) ** 2).mean())))
+        after.append(psnr(float(((out / 255 - reference) ** 2).mean())))
+    return float(np.mean(before)), float(np.mean(after))
+
+
+def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: Path) -> Path:
+    """Ship the weights of a run.
+
+    Args:
+        recipe, recipe_file: what was trained, and the file that says so.
+        weights: the run's safetensors file.
+        data: the folder that the recipe's paths start from; gains are measured on its
+            ``validation`` pairs.
+        root: the checkout.
+
+    Returns:
+        the model card.
+    """
+    folder = root / "models" / "vs_deblur_models" / "weights"
+    state, metadata = read_tensors(weights)
+    network = from_state(state, metadata)
+    name = recipe.network
+    target = folder / f"{name}.safetensors"
+    save_network(network, target, torch.float16)
+    deblurrer = Deblurrer(str(target), device="cpu", precision="fp32")
+    rows = {s.name: measure(deblurrer, s) for v in recipe.validation for s in load_pairs(data / v)}
+    gains = {k.split("/")[0]: round(after - before, 3) for k, (before, after) in rows.items()}
+    manifest = folder / "manifest.json"
+    entries: dict[str, Any] = {}
+    if manifest.exists():
+        entries = {e["name"]: e for e in json.loads(manifest.read_text())["models"]}
+    entries[name] = {
+        "name": name,
+        "file": target.name,
+        "network": name,
+        "sha256": sha256_of(target),
+        "licence": "MIT",
+        "training_data": ATTRIBUTION,
+        "recipe": recipe_file.name,
+        "gain_db": gains,
+        "kind": "video",
+        "default": name == "strcnn_dtb_lite",
+    }
+    text = json.dumps({"models": list(entries.values())}, indent=2, ensure_ascii=False)
+    manifest.write_text(text + "\n")
+    card = root / "models" / "cards" / f"{name}.md"
+    card.parent.mkdir(exist_ok=True)
+    card.write_text(_card(name, network, recipe_file.name, rows, entries[name]["sha256"]))
+    return card
+
+
+def _card(
+    name: str,
+    network: Any,
+    recipe: str,
+    rows: dict[str, tuple[float, float]],
+    digest: str,
+) -> str:
+    spec = network.spec
+    parameters = sum(p.numel() for p in network.parameters())
+    table = "\n".join(
+        f"| {k.split('/')[0]} | {before:.2f} | {after:.2f} | {after - before:+.2f} |"
+        for k, (before, after) in rows.items()
+    )
+    cost = spec.flops_per_pixel * 640 * 480 / 1e9
+    return f"""# {name}
+
+| | |
+|---|---|
+| what | removes motion blur from video; recurrent, look-ahead {spec.look_ahead} frame |
+| parameters | {parameters:,} (float16) |
+| cost | {cost:.1f} GFLOP a frame at 640x480 |
+| receptive field | {spec.receptive_field} px each way in one step |
+| recipe | `training/recipes/{recipe}` |
+| sha256 | `{digest}` |
+| licence | MIT |
+| trained on | {ATTRIBUTION} |
+
+PSNR in dB on pairs that training never saw (float32 on the CPU, 8-bit result, mean over frames):
+
+| sequence | blurred | deblurred | gain |
+|---|---|---|---|
+{table}
+
+Made for camera shake and object motion as cameras average it. It does not remove defocus, noise or
+compression artefacts, and gains little where the blur is longer than some thirty pixels.
+"""
