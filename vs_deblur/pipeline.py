@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vs_deblur.errors import UsageError
+from vs_deblur.errors import DeblurError, InputError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from vs_deblur.engine import Deblurrer, Frame
@@ -71,6 +73,23 @@ class SceneDetector:
         return bool(difference.sum(dtype=np.float64) / (this.size * self.peak) > self.threshold)
 
 
+Check = Callable[[], None]
+_POLL = 0.1  # seconds between two looks at whether to stop, while waiting
+
+
+@dataclass(frozen=True)
+class MarkedFrame:
+    """A frame whose source knows where scenes begin.
+
+    Attributes:
+        planes: its samples, arrays of its own.
+        cut: whether it begins a new scene.
+    """
+
+    planes: Sequence[Plane]
+    cut: bool
+
+
 @dataclass(frozen=True)
 class _Raised:
     error: BaseException
@@ -79,11 +98,20 @@ class _Raised:
 _END = object()
 
 
-def read_ahead[T](items: Iterable[T], depth: int = 4) -> Iterator[T]:
+def read_ahead[T](
+    items: Iterable[T], depth: int = 4, check: Check | None = None
+) -> Generator[T, None, None]:
     """Iterate in a thread of its own, at most ``depth`` items ahead.
 
     An error of the source is raised here, after the items before it. When this iterator is closed
-    the thread ends as soon as the source gives its next item.
+    the thread ends as soon as the source gives its next item; a source that is a generator is
+    closed then, in that thread.
+
+    Args:
+        items: the source.
+        depth: how many items may wait, 1 or more.
+        check: called before each item and several times a second while one is awaited; what it
+            raises is raised here.
     """
     waiting: queue.Queue[Any] = queue.Queue(depth)
     closed = threading.Event()
@@ -91,7 +119,7 @@ def read_ahead[T](items: Iterable[T], depth: int = 4) -> Iterator[T]:
     def put(item: object) -> bool:
         while not closed.is_set():
             try:
-                waiting.put(item, timeout=0.1)
+                waiting.put(item, timeout=_POLL)
                 return True
             except queue.Full:
                 continue
@@ -101,111 +129,215 @@ def read_ahead[T](items: Iterable[T], depth: int = 4) -> Iterator[T]:
         try:
             for item in items:
                 if not put(item):
-                    return
+                    break
+            if isinstance(items, Generator):
+                items.close()
             put(_END)
         except BaseException as error:  # it belongs to whoever iterates
             put(_Raised(error))
 
-    # A daemon: a source that blocks in read() must not keep the process from ending.
-    threading.Thread(target=work, name="vs-deblur read ahead", daemon=True).start()
-    try:
+    def take() -> Any:
+        if check is None:
+            return waiting.get()
         while True:
-            item = waiting.get()
-            if item is _END:
-                return
+            check()
+            try:
+                return waiting.get(timeout=_POLL)
+            except queue.Empty:
+                continue
+
+    # A daemon: a source that blocks in read() must not keep the process from ending.
+    thread = threading.Thread(target=work, name="vs-deblur read ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := take()) is not _END:
             if isinstance(item, _Raised):
                 raise item.error
             yield item
     finally:
         closed.set()
+        # Sources give up their decoder or script when they are closed: wait for that, but not for
+        # one that is stuck.
+        thread.join(timeout=2 * _POLL)
 
 
 class WriteBehind[T]:
     """Calls ``write(item)`` for each item, in order, in a thread of its own.
 
-    An error of ``write`` is raised by the next :meth:`put` or by :meth:`close`. Use it as a
-    context manager: leaving it normally waits until everything is written, leaving it by an error
-    drops what waits but lets the item in hand be finished.
+    An error of ``write`` is raised once, by the next :meth:`put` or by :meth:`close`; nothing is
+    written after it. Use it as a context manager: leaving it normally, or by an error of ours,
+    waits until everything is written; leaving it by :class:`~vs_deblur.errors.Stopped`, or by
+    anything else, drops what waits but lets the item in hand be finished.
+
+    Args:
+        write: takes an item.
+        depth: how many items may wait, besides the one in hand.
+        check: called several times a second while waiting; what it raises is raised there.
+        progress: something that changes while ``write`` gets on.
+        patience: seconds without progress after which the item in hand is given up.
     """
 
-    def __init__(self, write: Callable[[T], object], depth: int = 4) -> None:
-        self._waiting: queue.Queue[Any] = queue.Queue(depth)
+    def __init__(
+        self,
+        write: Callable[[T], object],
+        depth: int = 4,
+        check: Check | None = None,
+        progress: Callable[[], object] = lambda: None,
+        patience: float = 2.0,
+    ) -> None:
+        self._write, self._depth = write, depth
+        self._check, self._progress, self._patience = check, progress, patience
+        self._waiting: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._ending = False
         self._error: BaseException | None = None
-        self._drop = False
-        self._write = write
+        self._failed = False
+        # A daemon: a reader that takes no more must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="vs-deblur write", daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
-        while (item := self._waiting.get()) is not _END:
-            if self._error is None and not self._drop:
-                try:
-                    self._write(item)
-                except BaseException as error:  # raised where the items come from
-                    self._error = error
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ending)
+                if not self._waiting:
+                    return
+                item = self._waiting.popleft()
+                self._changed.notify_all()
+            try:
+                self._write(item)
+            except BaseException as error:  # raised where the items come from
+                with self._changed:
+                    self._error, self._failed = error, True
+                    self._waiting.clear()
+                    self._changed.notify_all()
+                return
 
-    def _check(self) -> None:
+    def _raise(self) -> None:
         if self._error is not None:
             error, self._error = self._error, None
-            self._drop = True
             raise error
 
     def put(self, item: T) -> None:
-        """Hand over an item; waits while too many are on their way."""
-        self._check()
-        self._waiting.put(item)
+        """Hand over an item; waits while too many are on their way.
 
-    def close(self, drop: bool = False) -> None:
-        """Wait until everything is written (or, with ``drop``, the item in hand)."""
-        if self._thread.is_alive():
-            self._drop = self._drop or drop
-            self._waiting.put(_END)
-            self._thread.join()
-        if not drop:
-            self._check()
+        Raises:
+            ValueError: it was closed.
+        """
+        with self._changed:
+            while len(self._waiting) >= self._depth and not self._failed:
+                if self._check is not None:
+                    self._check()
+                self._changed.wait(_POLL)
+            self._raise()
+            if self._ending or self._failed:
+                raise ValueError("written to after the end")
+            self._waiting.append(item)
+            self._changed.notify_all()
+
+    def _end(self, drop: bool) -> None:
+        with self._changed:
+            self._ending = True
+            if drop:
+                self._waiting.clear()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wait until everything is written, and raise the error there was."""
+        self._end(drop=False)
+        while self._thread.is_alive():
+            try:
+                if self._check is not None:
+                    self._check()
+            except BaseException:
+                self.abandon()
+                raise
+            self._thread.join(_POLL)
+        self._raise()
+
+    def abandon(self) -> bool:
+        """Drop what waits and let the item in hand be finished; whether it was.
+
+        It is given up when there is no progress for the time of ``patience``.
+        """
+        self._end(drop=True)
+        while self._thread.is_alive():
+            before = self._progress()
+            self._thread.join(self._patience)
+            if self._thread.is_alive() and self._progress() == before:
+                return False
+        return True
 
     def __enter__(self) -> WriteBehind[T]:
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        self.close(drop=kind is not None)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        in_order = kind is None or issubclass(kind, DeblurError)
+        if in_order and not (kind and issubclass(kind, Stopped)):
+            self.close()
+        else:
+            self.abandon()
 
 
 def deblur_frames(
     deblurrer: Deblurrer,
-    frames: Iterable[Sequence[Plane]],
+    frames: Iterable[Sequence[Plane] | MarkedFrame],
     fmt: PixelFormat,
     *,
     scene_threshold: float | None = None,
     origin: int = 0,
     first: int = 0,
     end: int | None = None,
+    check: Check | None = None,
 ) -> Iterator[Output[Frame]]:
     """Deblur frames that come in order, reading ahead in a thread.
 
+    Where the source fails, the frames that it gave before still come out, as those of a clip that
+    ends there; then its error is raised.
+
     Args:
         deblurrer: the engine.
-        frames: planes of each frame from number ``origin`` on; each frame's arrays its own.
+        frames: planes of each frame from number ``origin`` on, each frame's arrays its own; or
+            the same with a mark at scene cuts, which counts besides those that are detected.
         fmt: their format.
         scene_threshold: see :class:`SceneDetector`.
         origin: number of the first frame that comes, at most ``deblurrer.plan.origin(first)``.
         first: first frame wanted.
         end: frame before which to stop; None for all.
+        check: called at each frame and while waiting for one; raises to give up.
     """
+    detector = SceneDetector(scene_threshold, fmt)
+    ahead = read_ahead(frames, check=check)
+    failure: DeblurError | None = None
+
+    def marked() -> Iterator[tuple[Sequence[Plane], bool]]:
+        nonlocal failure
+        try:
+            for item in ahead:
+                mark = item if isinstance(item, MarkedFrame) else MarkedFrame(item, False)
+                yield mark.planes, detector.is_cut(mark.planes) or mark.cut
+        except InputError as error:
+            failure = error
+
+    try:
+        if deblurrer.passes_through():
+            yield from _untouched(marked(), origin, first, end)
+        else:
+            yield from deblurrer.stream(marked(), fmt, origin=origin, first=first, end=end)
+        if failure is not None:
+            raise failure
+    finally:
+        ahead.close()
+
+
+def _untouched(
+    frames: Iterable[tuple[Sequence[Plane], bool]], origin: int, first: int, end: int | None
+) -> Iterator[Output[Frame]]:
     from vs_deblur.engine import Frame
     from vs_deblur.timeline import Output
 
-    detector = SceneDetector(scene_threshold, fmt)
-    ahead = read_ahead(frames)
-    try:
-        if deblurrer.passes_through():
-            for n, planes in enumerate(ahead, origin):
-                if end is not None and n >= end:
-                    return
-                if n >= first:
-                    yield Output(n, Frame([np.asarray(p) for p in planes], False), n)
-            return
-        marked = ((planes, detector.is_cut(planes)) for planes in ahead)
-        yield from deblurrer.stream(marked, fmt, origin=origin, first=first, end=end)
-    finally:
-        ahead.close()  # type: ignore[attr-defined]
+    if end is not None:  # islice reads no frame beyond the last
+        frames = itertools.islice(frames, max(end - origin, 0))
+    for n, (planes, _) in enumerate(frames, origin):
+        if n >= first:
+            yield Output(n, Frame([np.asarray(p) for p in planes], False), n)
