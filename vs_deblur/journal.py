@@ -1,0 +1,185 @@
+"""The ``.part`` file of a running video encode: packets of whole chunks, safe against being killed.
+
+A chunk is a run of frames encoded on its own, so that a run that was ended, by whatever means, can
+go on after the last whole chunk and give the same packets as a run without a break. Layout::
+
+    magic, then records:  kind (1 byte)  size (4)  CRC-32 (4)  payload (size)
+    H  settings of the run, JSON      F  time and duration of a frame
+    P  a packet                       E  end of a chunk, with its number of frames
+
+Only records up to the last ``E`` count. Nothing here knows a codec or FFmpeg.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+MAGIC = b"vs-deblur journal 1\n"
+_HEAD = struct.Struct("<cII")
+_FRAME = struct.Struct("<qq")
+_PACKET = struct.Struct("<qB")
+_END = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A packet in the order of decoding.
+
+    Attributes:
+        frame: which frame of the output it shows, from 0.
+        keyframe: whether decoding can begin with it.
+        data: its bytes.
+    """
+
+    frame: int
+    keyframe: bool
+    data: bytes
+
+
+@dataclass
+class Contents:
+    """What a journal holds, up to its last whole chunk.
+
+    Attributes:
+        settings: of the run that wrote it.
+        times: (time, duration) of each frame, in the source's unit.
+        order: the frame that each packet shows, in the order of decoding.
+        chunks: for each chunk its number of frames, and where it ends: bytes, frames, packets.
+        size: bytes that count.
+    """
+
+    settings: dict[str, object]
+    times: list[tuple[int, int]]
+    order: list[int]
+    chunks: list[tuple[int, int, int, int]]
+    size: int
+
+    def drop_last(self) -> None:
+        """Forget the last chunk."""
+        self.chunks.pop()
+        begin = len(MAGIC) + _HEAD.size + len(_dump(self.settings))
+        self.size, frames, packets = self.chunks[-1][1:] if self.chunks else (begin, 0, 0)
+        del self.times[frames:], self.order[packets:]
+
+
+def _dump(settings: dict[str, object]) -> bytes:
+    return json.dumps(settings, sort_keys=True).encode()
+
+
+def _records(file: BinaryIO, *, payloads: bool) -> Iterator[tuple[bytes, bytes, int]]:
+    """Kind, payload (only its fixed head where ``payloads`` is false) and the end's position.
+
+    Stops before the first record that is cut off or damaged.
+    """
+    if file.read(len(MAGIC)) != MAGIC:
+        return
+    position = len(MAGIC)
+    while len(head := file.read(_HEAD.size)) == _HEAD.size:
+        kind, size, crc = _HEAD.unpack(head)
+        payload = file.read(size)
+        if len(payload) < size or zlib.crc32(payload) != crc:
+            return
+        position += _HEAD.size + size
+        yield kind, payload if payloads or kind != b"P" else payload[: _PACKET.size], position
+
+
+def read(path: Path) -> Contents | None:
+    """What is in a journal; None if the file is none or has not even its settings."""
+    with path.open("rb") as file:
+        records = _records(file, payloads=False)
+        first = next(records, None)
+        if first is None or first[0] != b"H":
+            return None
+        found = Contents(json.loads(first[1]), [], [], [], first[2])
+        for kind, payload, position in records:
+            if kind == b"F":
+                found.times.append(_FRAME.unpack(payload))
+            elif kind == b"P":
+                found.order.append(_PACKET.unpack(payload)[0])
+            elif kind == b"E":
+                frames, packets = len(found.times), len(found.order)
+                found.chunks.append((_END.unpack(payload)[0], position, frames, packets))
+                found.size = position
+    frames, packets = found.chunks[-1][2:] if found.chunks else (0, 0)
+    del found.times[frames:], found.order[packets:]
+    return found
+
+
+def packets(path: Path) -> Iterator[Entry]:
+    """The packets of a journal, in order; those after the last whole chunk too."""
+    with path.open("rb") as file:
+        for kind, payload, _ in _records(file, payloads=True):
+            if kind == b"P":
+                frame, keyframe = _PACKET.unpack_from(payload)
+                yield Entry(frame, bool(keyframe), payload[_PACKET.size :])
+
+
+class Journal:
+    """Writes a journal. Every method raises OSError as the system does.
+
+    Args:
+        path: the file; made anew, unless ``contents`` says what of it is to be kept.
+        settings: what the run depends on; JSON values.
+        contents: of the file as it is, to go on after its last whole chunk.
+    """
+
+    def __init__(
+        self, path: Path, settings: dict[str, object], contents: Contents | None = None
+    ) -> None:
+        self.path = path
+        # Unbuffered: an error belongs to the frame that caused it, and a kill loses nothing.
+        if contents is None:
+            self._file = path.open("wb", buffering=0)
+            self._write(MAGIC)
+            self._put(b"H", _dump(settings))
+        else:
+            self._file = path.open("r+b", buffering=0)
+            self._file.truncate(contents.size)
+            self._file.seek(contents.size)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) or 0 :]
+
+    def _put(self, kind: bytes, payload: bytes) -> None:
+        self._write(_HEAD.pack(kind, len(payload), zlib.crc32(payload)) + payload)
+
+    def frame(self, time: int, duration: int) -> None:
+        """The next frame's time and duration."""
+        self._put(b"F", _FRAME.pack(time, duration))
+
+    def packet(self, entry: Entry) -> None:
+        """The next packet."""
+        self._put(b"P", _PACKET.pack(entry.frame, entry.keyframe) + entry.data)
+
+    def end_chunk(self, frames: int) -> None:
+        """All packets of a chunk are written."""
+        self._put(b"E", _END.pack(frames))
+
+    def close(self) -> None:
+        """Bring everything to the disk."""
+        if not self._file.closed:
+            try:
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
