@@ -264,8 +264,9 @@ def make_sequence(
         blurred.append(pair[0])
         sharp.append(pair[1])
     x = torch.stack((torch.stack(blurred), torch.stack(sharp)))  # (2, frames, 3, size, size)
-    sigma = float(rng.uniform(0, config.noise) ** 2 / config.noise) / 255
-    x[0] = _noise(rng, x[0], sigma, float(rng.uniform(0, 1e-4)) if sigma else 0.0)
+    if config.noise > 0:
+        sigma = config.noise * float(rng.random()) ** 2 / 255
+        x[0] = _noise(rng, x[0], sigma, float(rng.uniform(0, 1e-4)))
     out = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
     if rng.random() < config.compression_share:
         quality = int(rng.integers(60, 98))

@@ -1,0 +1,395 @@
+"""Training: synthesis by equation 1, sampling, losses, runs that learn and resume bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.test_networks import SMALL_LITE
+from training.data import (
+    PairSequence,
+    Sampler,
+    consecutive_runs,
+    list_images,
+    load_high_speed,
+    load_pairs,
+    prepare,
+)
+from training.look import contact_sheet, plot
+from training.losses import LOSSES, charbonnier, log_mse, mean_squared_error, weight_penalty
+from training.synthesis import (
+    SynthesisConfig,
+    laplacian_variance,
+    make_sequence,
+    particle_path,
+    to_encoded,
+    to_linear,
+)
+from training.train import Recipe, Trainer, dead_share, unroll, validation_gain
+from vs_deblur.weights import read_tensors
+from vs_deblur_models.registry import build_network, from_state
+from vs_deblur_models.strcnn import StrcnnDtbLite
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "training" / "recipes").glob("*.toml"))
+SMALL = SynthesisConfig(size=48, frames=5, max_speed=6.0, taus=(7, 9))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Textured pictures to move about."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(5)
+    for i in range(3):
+        fine = rng.random((60, 80, 3))
+        picture = np.kron(fine, np.ones((5, 5, 1))) * 200 + rng.random((300, 400, 3)) * 40
+        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{i}.png")
+    (folder / "ATTRIBUTION.csv").write_text("not a picture\n")
+    return list_images(folder)
+
+
+def moving(frames: int, size: int = 64) -> PairSequence:
+    rng = np.random.default_rng(2)
+    base = np.kron(rng.random((size // 8, size // 4, 3)), np.ones((8, 8, 1))) * 255
+    base = base[:, : 2 * size]
+    sharp = [np.roll(base, 3 * n, axis=1) for n in range(frames)]
+    blurred = [np.mean([np.roll(s, k, axis=1) for k in (-1, 0, 1)], axis=0) for s in sharp]
+    stack = [np.stack(x)[:, :size, :size].round().astype(np.uint8) for x in (blurred, sharp)]
+    return PairSequence("moving/0", *stack)
+
+
+def sampler_for(photos: list[Path], cache: Path, **changes: Any) -> Sampler:
+    settings: dict[str, Any] = {
+        "pairs": [moving(9)],
+        "weights": [1.0],
+        "synthesis": SMALL,
+        "photos": photos,
+        "cache": cache,
+        "count": 4,
+        "real_share": 0.5,
+        "still_real_share": 0.2,
+        "size": 32,
+        "longest": 3,
+        "m": 1,
+        "batch": 2,
+        "seed": 11,
+    }
+    return Sampler(**{**settings, **changes})
+
+
+def recipe_for(**changes: Any) -> Recipe:
+    settings: dict[str, Any] = {
+        "network": "strcnn_dtb_lite",
+        "config": {"m": 1, **SMALL_LITE},
+        "steps": 8,
+        "batch": 2,
+        "frames": 3,
+        "size": 32,
+        "loss": "charbonnier",
+        "learning_rate": 3e-3,
+        "warmup": 1,
+        "validate_every": 4,
+    }
+    return Recipe(**{**settings, **changes})
+
+
+def test_linear_light_and_back() -> None:
+    x = torch.linspace(0, 1, 257)
+    torch.testing.assert_close(to_encoded(to_linear(x)), x, atol=1e-5, rtol=0)
+    assert float(to_linear(torch.tensor(0.5))) == pytest.approx(0.21404, abs=1e-4)
+
+
+def test_paths_have_unit_speed_and_start_nowhere_special() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        path = particle_path(rng, 90, 4)
+        steps = np.linalg.norm(np.diff(path[:, :2], axis=0), axis=1)
+        assert path.shape == (90, 4)
+        assert steps.mean() == pytest.approx(1.0)
+        assert np.allclose(path[45], 0)
+
+
+def test_sequences_do_not_depend_on_order(photos: list[Path]) -> None:
+    first = make_sequence(SMALL, photos, seed=3, index=8)
+    make_sequence(SMALL, photos, seed=3, index=1)
+    again = make_sequence(SMALL, photos, seed=3, index=8)
+    assert first.shape == (2, 5, 48, 48, 3)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, make_sequence(SMALL, photos, seed=4, index=8))
+
+
+def test_motion_blurs_and_stillness_does_not(photos: list[Path]) -> None:
+    clean = replace(SMALL, noise=0.0, compression_share=0.0, saturation_share=0.0, frozen_share=0.0)
+    still = make_sequence(replace(clean, still_share=1.0), photos, 0, 1)
+    np.testing.assert_array_equal(still[0], still[1])
+    blurrier = 0
+    for i in range(6):
+        config = replace(clean, still_share=0.0, min_speed=5.0)
+        blurred, sharp = make_sequence(config, photos, 0, i)[:, 2].astype(np.float32).mean(-1)
+        blurrier += laplacian_variance(blurred) < laplacian_variance(sharp)
+    assert blurrier >= 5
+
+
+def test_frozen_sequences_repeat_one_blurred_frame(photos: list[Path]) -> None:
+    config = replace(SMALL, frozen_share=1.0, still_share=0.0, noise=0.0, compression_share=0.0)
+    blurred, sharp = make_sequence(replace(config, min_speed=5.0), photos, 0, 2)
+    for n in range(1, 5):
+        np.testing.assert_array_equal(blurred[0], blurred[n])
+        np.testing.assert_array_equal(sharp[0], sharp[n])
+    assert not np.array_equal(blurred[0], sharp[0])
+
+
+def test_linear_averages_are_brighter_than_encoded_ones(photos: list[Path]) -> None:
+    """As on REDS: averaging in linear light brightens (Jensen), in encoded values it does not."""
+    base = replace(
+        SMALL,
+        noise=0.0,
+        compression_share=0.0,
+        saturation_share=0.0,
+        still_share=0.0,
+        frozen_share=0.0,
+        min_speed=5.0,
+        layers=0,
+    )
+    rise = []
+    for share in (1.0, 0.0):
+        pairs = [
+            make_sequence(replace(base, linear_share=share), photos, 1, i).astype(np.float64)
+            for i in range(4)
+        ]
+        rise.append(np.mean([p[0].mean() - p[1].mean() for p in pairs]))
+    assert rise[0] > rise[1] + 0.5
+
+
+def test_runs_of_numbers_are_sequences(tmp_path: Path) -> None:
+    for kind in ("blur", "sharp"):
+        (tmp_path / kind).mkdir()
+        for number in (1, 2, 3, 7, 8):
+            Image.new("RGB", (8, 6), (number, 0, 0)).save(tmp_path / kind / f"{number:06d}.png")
+    runs = consecutive_runs(tmp_path / "blur")
+    assert [[int(p.stem) for p in run] for run in runs] == [[1, 2, 3], [7, 8]]
+    pairs = load_pairs(tmp_path, reduce=(1, 2))
+    assert [(len(p), p.blurred.shape[1:3]) for p in pairs] == [
+        (3, (6, 8)),
+        (3, (3, 4)),
+        (2, (6, 8)),
+        (2, (3, 4)),
+    ]
+
+
+def test_samples_are_a_function_of_the_step(photos: list[Path], tmp_path: Path) -> None:
+    one = sampler_for(photos, tmp_path / "a")
+    two = sampler_for(photos, tmp_path / "b")
+    prepare(sampler_for(photos, tmp_path / "b"), processes=1)
+    assert len(list((tmp_path / "b").glob("*.npy"))) == 4
+    two.draw(0, 3)
+    a, b = one.draw(5, 3), two.draw(5, 3)
+    assert torch.equal(a.blurred, b.blurred)
+    assert torch.equal(a.sharp, b.sharp)
+    assert a.blurred.shape == (2, 5, 3, 32, 32)
+    assert a.sharp.shape == (2, 3, 3, 32, 32)
+    assert not torch.equal(a.blurred, two.draw(6, 3).blurred)
+    assert not torch.equal(a.blurred, two.draw(5, 3, rank=1).blurred)
+
+
+def test_blurred_and_sharp_of_a_sample_belong_together(photos: list[Path], tmp_path: Path) -> None:
+    identical = moving(9)
+    identical = PairSequence("same", identical.sharp, identical.sharp)
+    sampler = sampler_for(photos, tmp_path, pairs=[identical], real_share=1.0)
+    for step in range(6):
+        batch = sampler.draw(step, 3)
+        assert torch.equal(batch.blurred[:, 1:4], batch.sharp)
+
+
+def test_losses() -> None:
+    a, b = torch.rand(2, 3, 3, 8, 8), torch.rand(2, 3, 3, 8, 8)
+    mse = (a - b).square()
+    assert float(mean_squared_error(a, b)) == pytest.approx(float(mse.mean()))
+    assert float(charbonnier(a, b)) == pytest.approx(float((a - b).abs().mean()), abs=2e-3)
+    psnrs = 10 * torch.log10(mse.mean(dim=(2, 3, 4)) + 1e-4)
+    assert float(log_mse(a, b)) == pytest.approx(float(psnrs.mean()), rel=1e-5)
+    for loss in LOSSES.values():
+        assert float(loss(a, a)) < float(loss(a, b))
+    network = StrcnnDtbLite()
+    expected = sum(float(p.detach().square().sum()) for p in network.parameters() if p.ndim == 4)
+    assert float(weight_penalty(network).detach()) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_recipes_are_whole(path: Path) -> None:
+    recipe = Recipe.load(path)
+    network = build_network(recipe.network, recipe.config)
+    assert network.spec.network == recipe.network
+    assert recipe.loss in LOSSES
+    assert recipe.rate(0) <= recipe.learning_rate
+    assert recipe.rate(recipe.steps) < recipe.learning_rate
+    validation = set(recipe.validation)
+    assert all("/val/" in v for v in validation)
+    assert not any("/val/" in p.folder for p in recipe.pairs)
+
+
+def test_unknown_keys_of_a_recipe_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('network = "strcnn_dtb_lite"\nlearning_speed = 3\n')
+    with pytest.raises(TypeError, match="learning_speed"):
+        Recipe.load(path)
+
+
+def test_the_papers_schedule() -> None:
+    recipe = Recipe.load(ROOT / "training" / "recipes" / "strcnn_dtb_paper.toml")
+    assert recipe.rate(9_999) == pytest.approx(1e-4)
+    assert recipe.rate(10_000) == pytest.approx(0.96e-4)
+    assert recipe.rate(299_999) == pytest.approx(1e-4 * 0.96**29)
+    assert (recipe.batch, recipe.frames, recipe.size, recipe.steps) == (8, 13, 128, 300_000)
+
+
+def test_a_run_learns_logs_and_writes_weights(photos: list[Path], tmp_path: Path) -> None:
+    sampler = sampler_for(photos, tmp_path / "cache", real_share=1.0, still_real_share=0.0)
+    recipe = recipe_for(steps=120, validate_every=60, loss="log_mse", average=0.9)
+    trainer = Trainer(recipe, sampler, tmp_path / "run", "cpu")
+    before = validation_gain(trainer.network, moving(6))
+    trainer.run([moving(6)])
+    assert before == pytest.approx(0.0, abs=1e-6)
+    assert validation_gain(trainer.network, moving(6)) > 0.2
+    with (tmp_path / "run" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["step"]) for r in rows] == [60, 120]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert 0 <= float(rows[-1]["dead"]) < 0.3
+    state, metadata = read_tensors(tmp_path / "run" / "strcnn_dtb_lite.safetensors")
+    assert from_state(state, metadata).config == trainer.network.config
+    plot(tmp_path / "run" / "log.csv", tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.width > 300
+
+
+@pytest.mark.parametrize("loss", ["charbonnier", "mse", "log_mse"])
+def test_a_run_that_is_interrupted_ends_the_same(
+    photos: list[Path], tmp_path: Path, loss: str
+) -> None:
+    recipe = recipe_for(loss=loss, weight_decay=1e-5, early_frames=2, early_share=0.5)
+    whole = Trainer(recipe, sampler_for(photos, tmp_path / "a"), tmp_path / "whole", "cpu")
+    whole.run([])
+    part = Trainer(recipe, sampler_for(photos, tmp_path / "b"), tmp_path / "part", "cpu")
+    for _ in range(3):
+        part.train_step()
+    part.save()
+    del part
+    resumed = Trainer(recipe, sampler_for(photos, tmp_path / "b"), tmp_path / "part", "cpu")
+    assert resumed.step == 3
+    resumed.run([])
+    for key, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[key]), key
+    for key, value in whole.average.state_dict().items():
+        assert torch.equal(value, resumed.average.state_dict()[key]), key
+
+
+def test_dead_units_are_counted() -> None:
+    network = build_network("strcnn_dtb_lite", SMALL_LITE)
+    x = torch.rand(1, 3, 3, 32, 32)
+    alive = dead_share(network, lambda: unroll(network, x))
+    with torch.no_grad():
+        network.encoder0[0].conv1.weight.zero_()
+        network.encoder0[0].conv1.bias.fill_(-1.0)
+    dead = dead_share(network, lambda: unroll(network, x))
+    units = sum(b.conv1.out_channels for b in network.modules() if type(b).__name__ == "ResBlock")
+    assert dead - alive == pytest.approx(8 / units, abs=2 / units)
+
+
+def test_contact_sheet(photos: list[Path], tmp_path: Path) -> None:
+    contact_sheet(sampler_for(photos, tmp_path / "c"), tmp_path / "s.png", count=3, frames=2)
+    with Image.open(tmp_path / "s.png") as picture:
+        assert picture.size == (4 * 32, 3 * 32)
+        assert np.asarray(picture).std() > 5
+
+
+def write_video(path: Path, frames: list[NDArray[np.uint8]]) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=240)
+        stream.width, stream.height, stream.pix_fmt = frames[0].shape[1], frames[0].shape[0], "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_high_speed_video_is_averaged_by_equation_1(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (16, 32, 3), dtype=np.uint8) for _ in range(20)]
+    write_video(tmp_path / "fast.mkv", frames)
+    pair = load_high_speed(tmp_path / "fast.mkv", tau=7, period=9, linear=False)
+    assert len(pair) == 2
+    for n in range(2):
+        exposure = np.stack(frames[9 * n : 9 * n + 7]).astype(np.float64)
+        assert np.abs(pair.blurred[n] - exposure.mean(0)).max() <= 0.51
+        np.testing.assert_array_equal(pair.sharp[n], frames[9 * n + 3])
+    with pytest.raises(ValueError, match="tau"):
+        load_high_speed(tmp_path / "fast.mkv", tau=8, period=9, linear=False)
+    with pytest.raises(ValueError, match="shorter"):
+        load_high_speed(tmp_path / "fast.mkv", tau=21, period=21, linear=True)
+
+
+DDP = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(1)
+from tests.test_training import recipe_for, sampler_for
+from training.data import list_images
+from training.train import Trainer
+folder = Path(sys.argv[2])
+sampler = sampler_for(list_images(Path(sys.argv[3])), folder / "cache")
+trainer = Trainer(recipe_for(steps=3), sampler, folder / "run", "cpu")
+trainer.run([])
+torch.save(trainer.network.state_dict(), folder / f"rank{trainer.rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_train_one_network(photos: list[Path], tmp_path: Path) -> None:
+    """Gradients are averaged: both processes hold the same weights after every step."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    prepare(sampler_for(photos, tmp_path / "cache"), processes=1)
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    command = [sys.executable, "-c", DDP, str(ROOT), str(tmp_path), str(photos[0].parent)]
+    processes = [
+        subprocess.Popen(command, env={**environment, "RANK": str(r), "LOCAL_RANK": str(r)})
+        for r in range(2)
+    ]
+    try:
+        assert [p.wait(timeout=120) for p in processes] == [0, 0]
+    finally:
+        for p in processes:
+            p.kill()
+    a, b = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2))
+    alone = Trainer(
+        recipe_for(steps=3), sampler_for(photos, tmp_path / "cache"), tmp_path / "alone", "cpu"
+    )
+    alone.run([])
+    for key in a:
+        assert torch.equal(a[key], b[key])
+    assert any(not torch.equal(a[k], v) for k, v in alone.network.state_dict().items())
+    assert math.isfinite(float(a["dtb.beta"]))
