@@ -141,9 +141,14 @@ def locate(model: str, kind: str = "video") -> tuple[Path, Card | None]:
         if not card.path.is_file():
             raise WeightsError("shipped weights are missing", str(card.path), "reinstall vs-deblur")
         return card.path, card
-    path = Path(model).expanduser()
-    if path.is_file():
-        return path, None
+    path = Path(model)
+    try:
+        path = path.expanduser()
+        if path.is_file():
+            return path, None
+    except (OSError, RuntimeError) as error:  # not allowed to look, a name too long, no such home
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        raise WeightsError(f"weights cannot be read: {text}", model) from error
     ships = ", ".join(cards) or "none"
     if model in _networks() or model in _KNOWN:
         raise WeightsError(
@@ -158,16 +163,21 @@ def locate(model: str, kind: str = "video") -> tuple[Path, Card | None]:
     raise WeightsError(f"no model is called {model!r}", None, f"{hint}shipped: {ships}")
 
 
-def _explain(path: Path) -> str:
+def _explain(path: Path, error: BaseException) -> str:
     """What a file is that is not safetensors."""
-    head = path.open("rb").read(512)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as own:
+        return own.strerror or str(own)
     if not head:
         return "the file is empty"
-    if head[:2] in (b"\x80\x02", b"PK") or path.suffix in (".pth", ".pt", ".pkl", ".ckpt"):
+    pickled = head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    if pickled or head[:2] == b"PK" or path.suffix in (".pth", ".pt", ".pkl", ".ckpt"):
         return "it is a PyTorch checkpoint, not safetensors"
     if head.lstrip()[:1] == b"<":
         return "it is a web page, not weights"
-    return "it is not a whole safetensors file"
+    return f"it is not a whole safetensors file ({' '.join(str(error).split())[:120]})"
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -185,11 +195,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             # safe_open is a context manager with keys(), not a mapping.
             state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        what = _explain(path) if path.is_file() else str(error)
+        what = _explain(path, error)
         hint = "only safetensors files are loaded: nothing in a pickle is ever run"
         raise WeightsError(f"weights cannot be read: {what}", str(path), hint) from error
     for name, tensor in state.items():
-        if not bool(torch.isfinite(tensor).all()):
+        # As float32, which it will be used as: a float64 may be too large for it.
+        if not bool(torch.isfinite(tensor.float()).all()):
             raise WeightsError(f"tensor {name} has values that are NaN or infinite", str(path))
     return state, metadata
 
@@ -215,19 +226,32 @@ def load(model: str = "auto", kind: str = "video") -> Loaded:
             )
     state, metadata = read_tensors(path)
 
-    from vs_deblur_models.registry import UnknownCheckpointError, from_state
+    network = _build(state, metadata, path)
+    _check_name(network.spec.network, card.network if card else metadata.get("network"), path)
+    network.eval().requires_grad_(False)
+    name = card.name if card else path.stem
+    return Loaded(network, name, path, card)
+
+
+def _build(state: dict[str, Any], metadata: dict[str, str], path: Path) -> Any:
+    from vs_deblur_models.registry import (
+        CheckpointMismatchError,
+        UnknownCheckpointError,
+        from_state,
+    )
 
     try:
-        network = from_state(state, metadata)
+        return from_state(state, metadata)
     except UnknownCheckpointError as error:
-        keys = ", ".join(sorted(state)[:5])
+        keys = ", ".join(sorted(state)[:5]) or "none"
         known = ", ".join(_networks())
         raise WeightsError(
             "these are not weights of a network of ours", str(path), f"keys: {keys}; known: {known}"
         ) from error
-    except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise WeightsError(f"weights do not fit their network: {text}", str(path)) from error
-    network.eval().requires_grad_(False)
-    name = card.name if card else path.stem
-    return Loaded(network, name, path, card)
+    except CheckpointMismatchError as error:
+        raise WeightsError(f"weights do not fit their network: {error}", str(path)) from error
+
+
+def _check_name(network: str, stated: str | None, path: Path) -> None:
+    if stated is not None and stated != network:
+        raise WeightsError(f"these look like weights of {network}, not of {stated}", str(path))

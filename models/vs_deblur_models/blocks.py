@@ -84,6 +84,8 @@ def initialise_(network: nn.Module, residual_scale: float = 0.1) -> None:
         network: the network; changed in place.
         residual_scale: factor on the second convolution of each :class:`ResBlock`.
     """
+    if all(p.is_meta for p in network.parameters()):  # shapes without values
+        return
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -20,6 +20,10 @@ class UnknownCheckpointError(ValueError):
     """No network of ours has these keys."""
 
 
+class CheckpointMismatchError(RuntimeError):
+    """The keys are those of a network of ours, but tensors are missing, left over or misshapen."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One architecture.
@@ -131,8 +135,28 @@ def detect(shapes: Shapes) -> Entry:
     raise UnknownCheckpointError("the tensors' names are not those of a known network")
 
 
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _compare(shapes: Shapes, expected: Shapes) -> None:
+    """Raise CheckpointMismatchError, with up to five names of each kind, unless they are equal."""
+    missing = [k for k in expected if k not in shapes]
+    extra = [k for k in shapes if k not in expected]
+    misshapen = [
+        f"{k} is {shapes[k]}, not {v}" for k, v in expected.items() if shapes.get(k, v) != v
+    ]
+    faults = {"missing": missing, "left over": extra, "misshapen": misshapen}
+    text = "; ".join(f"{fault}: {_few(names)}" for fault, names in faults.items() if names)
+    if text:
+        raise CheckpointMismatchError(text)
+
+
 def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Any:
-    """Build the network that a checkpoint describes and load it.
+    """Build the network that a checkpoint describes and load it, as float32.
+
+    No memory is taken and no random number drawn for weights that the checkpoint does not have.
 
     Args:
         state: tensors by name.
@@ -140,15 +164,24 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
 
     Raises:
         UnknownCheckpointError: none of our networks has these keys.
-        RuntimeError: keys are missing or left over, or a shape differs.
+        CheckpointMismatchError: tensors are missing, left over or misshapen.
     """
     shapes = shapes_of(state)
     entry = detect(shapes)
-    config = entry.infer(shapes)
-    if (metadata or {}).get("residual") == "true":
-        config["residual"] = True
-    network = build_network(entry.name, config)
-    network.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
+    try:
+        config = entry.infer(shapes)
+        if (metadata or {}).get("residual") == "true":
+            config["residual"] = True
+        with torch.device("meta"):  # shapes without values
+            network = build_network(entry.name, config)
+    except KeyError as error:
+        raise CheckpointMismatchError(f"missing: {error.args[0]}") from error
+    except (IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointMismatchError(f"no {entry.name} has such shapes") from error
+    _compare(shapes, shapes_of(network.state_dict()))
+    # Copies: tensors of a safetensors file are views of the file itself.
+    own = {k: v.to(torch.float32, copy=True) for k, v in state.items()}
+    network.load_state_dict(own, strict=True, assign=True)
     return network
 
 

@@ -141,6 +141,10 @@ class StrcnnDtbLiteConfig:
     decoder_blocks: tuple[int, int] = (2, 3)
     feedback_channels: int = 16
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.m <= 7:
+            raise ValueError(f"m must be 0..7, got {self.m}")
+
 
 class StrcnnDtbLite(nn.Module):
     """The recurrence and the blending of STRCNN+DTB at a seventh of its cost.
