@@ -108,9 +108,17 @@ def default_model(kind: str = "video") -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Digest of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Digest of a file, as 64 hexadecimal digits.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        text = error.strerror or str(error)
+        raise WeightsError(f"weights cannot be read: {text}", str(path)) from error
 
 
 def _networks() -> tuple[str, ...]:

@@ -1,0 +1,201 @@
+"""``vs-deblur doctor``: what is installed, what is used, and whether it works."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Literal
+
+import click
+
+from vs_deblur._version import __version__
+from vs_deblur.errors import DeblurError, DeviceError, EngineError, WeightsError
+
+Status = Literal["ok", "warn", "fail"]
+
+_CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x")
+_FLAGS = {
+    "avx2": "_is_avx2_supported",
+    "avx512": "_is_avx512_supported",
+    "avx512_bf16": "_is_avx512_bf16_supported",
+    "amx": "_is_amx_tile_supported",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line.
+
+    Attributes:
+        name: what was looked at.
+        status: "warn" is for what may be as it is.
+        detail: what was found.
+        exit_code: what a failure ends the command with.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    exit_code: int = 0
+
+
+def _version(*names: str) -> str | None:
+    """Version of the first of these distributions that is installed."""
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _failed(name: str, error: BaseException) -> Check:
+    code = error.exit_code if isinstance(error, DeblurError) else EngineError.exit_code
+    text = " ".join(str(error).split()) or type(error).__name__
+    return Check(name, "fail", text, code)
+
+
+def check_versions() -> Iterator[Check]:
+    """Python, ourselves, and what we stand on."""
+    yield Check("python", "ok", f"{platform.python_version()}, {platform.system()}")
+    yield Check("vs-deblur", "ok", __version__)
+    for name in ("torch", "numpy", "safetensors"):
+        version = _version(name)
+        status: Status = "ok" if version else "fail"
+        yield Check(name, status, version or "not installed", 0 if version else 1)
+    optional = {
+        "vapoursynth": "the filter and .vpy scripts",
+        "vapoursynth-bestsource": "reading video files in scripts",
+        "av": "the commands for video files",
+    }
+    for name, use in optional.items():
+        version = _version(name)
+        missing = f"not installed, needed for {use}: pip install vs-deblur[video]"
+        yield Check(name, "ok" if version else "warn", version or missing)
+    cupy = _version(*_CUPY)
+    yield Check("cupy", "ok", cupy or "not installed, nothing needs it")
+
+
+def check_devices() -> Iterator[Check]:
+    """CUDA devices, the processor, and what "auto" makes of them."""
+    import torch
+
+    from vs_deblur.engine import choose_device, choose_precision, memory_budget
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for i in range(count):
+        facts = torch.cuda.get_device_properties(i)
+        text = f"{facts.name}, {facts.total_memory / 2**30:.1f} GiB, sm_{facts.major}{facts.minor}"
+        yield Check(f"cuda:{i}", "ok", text)
+    if not count:
+        yield Check("cuda", "ok", "no CUDA device: the processor is used")
+    flags = [n for n, probe in _FLAGS.items() if getattr(torch.cpu, probe, bool)()]
+    text = ", ".join(flags) or f"none of {', '.join(_FLAGS)}"
+    yield Check("processor", "ok", f"{platform.machine()}: {text}")
+    yield Check("threads", "ok", str(torch.get_num_threads()))
+    device = choose_device("auto")
+    yield Check("device auto", "ok", str(device))
+    yield Check("precision auto", "ok", "{}: {}".format(*choose_precision("auto", device)))
+    yield Check("memory a step", "ok", f"at most {memory_budget(device) / 2**30:.1f} GiB")
+
+
+def check_weights() -> Iterator[Check]:
+    """Whether each shipped model has the right digest and loads."""
+    from vs_deblur.weights import default_model, load, shipped
+
+    try:
+        cards = shipped()
+        default = default_model()
+    except WeightsError as error:
+        yield _failed("models", error)
+        return
+    for name in cards:
+        try:
+            parameters = sum(p.numel() for p in load(name).network.parameters())
+        except WeightsError as error:
+            yield _failed(f"model {name}", error)
+            continue
+        text = f"sha256 right, {parameters:,} parameters"
+        yield Check(f"model {name}", "ok", text + (", default" if name == default else ""))
+
+
+def check_engine() -> Iterator[Check]:
+    """Two tiny frames through the default model."""
+    import numpy as np
+
+    from vs_deblur.engine import Deblurrer
+
+    frames = np.random.default_rng(0).random((2, 48, 64, 3), dtype=np.float32)
+    deblurrer = Deblurrer()
+    out = np.stack(list(deblurrer.video(frames)))
+    if out.shape != frames.shape or not np.isfinite(out).all():
+        raise EngineError("the default model gave values that are not finite")
+    yield Check("self-test", "ok", deblurrer.describe())
+
+
+def check_filter() -> Iterator[Check]:
+    """Whether the VapourSynth filter can be imported and gives a frame."""
+    if _version("vapoursynth") is None:
+        yield Check("filter", "warn", "VapourSynth is not installed")
+        return
+    import vapoursynth as vs
+
+    from vs_deblur import deblur
+
+    clip = vs.core.std.BlankClip(format=vs.YUV420P8, width=64, height=48, length=1)
+    with deblur(clip).get_frame(0) as frame:
+        model = frame.props["VSDeblurModel"]
+    release = vs.core.core_version.release_major
+    yield Check("filter", "ok", f"a frame through {model}, VapourSynth R{release}")
+
+
+CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
+    "versions": check_versions,
+    "devices": check_devices,
+    "models": check_weights,
+    "self-test": check_engine,
+    "filter": check_filter,
+}
+
+
+def examine() -> Iterator[Check]:
+    """Every check; one that raises is a failure, and the others go on."""
+    for name, check in CHECKS.items():
+        try:
+            yield from check()
+        except Exception as error:  # a doctor that dies of the disease is of no use
+            yield _failed(name, error)
+
+
+def verdict(checks: list[Check]) -> int:
+    """The exit code: 0, else weights before device before anything else."""
+    codes = {c.exit_code for c in checks if c.status == "fail"}
+    for code in (WeightsError.exit_code, DeviceError.exit_code):
+        if code in codes:
+            return code
+    return EngineError.exit_code if codes else 0
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(context: click.Context, as_json: bool) -> None:
+    """Show versions and devices, what is used and why, and whether it works.
+
+    Ends with 0 if all is well, 5 if weights are damaged, 6 if a device fails, 1 for other failures.
+    """
+    checks = []
+    for check in examine():
+        checks.append(check)
+        if not as_json:
+            click.echo(f"{check.status:4}  {check.name}: {check.detail}")
+            sys.stdout.flush()
+    code = verdict(checks)
+    if as_json:
+        rows = [{k: v for k, v in asdict(c).items() if k != "exit_code"} for c in checks]
+        click.echo(json.dumps({"checks": rows, "exit_code": code}, indent=1))
+    context.exit(code)

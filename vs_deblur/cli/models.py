@@ -1,0 +1,201 @@
+"""``vs-deblur models``: what ships, and what a weights file is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vs_deblur.cli._progress import warn
+from vs_deblur.errors import WeightsError
+
+if TYPE_CHECKING:
+    from vs_deblur.weights import Card, Loaded
+
+Row = dict[str, Any]
+
+VGA = 640 * 480
+
+
+def _size_of(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _of_card(card: Card) -> Row:
+    """What the manifest says."""
+    return {
+        "name": card.name,
+        "network": card.network,
+        "kind": card.kind,
+        "default": card.default,
+        "licence": card.licence,
+        "path": str(card.path),
+        "bytes": _size_of(card.path),
+        "sha256": card.sha256,
+        "recipe": card.recipe,
+        "training_data": card.training_data,
+        "gain_db": dict(card.gain_db),
+        "mean_gain_db": card.mean_gain if card.gain_db else None,
+    }
+
+
+def _of_network(loaded: Loaded) -> Row:
+    """What the weights themselves tell."""
+    spec = loaded.network.spec
+    return {
+        "network": spec.network,
+        "config": dataclasses.asdict(loaded.network.config),
+        "parameters": sum(p.numel() for p in loaded.network.parameters()),
+        "gflop_640x480": spec.flops_per_pixel * VGA / 1e9,
+        "look_behind": spec.look_behind,
+        "look_ahead": spec.look_ahead,
+        "recurrent": spec.is_recurrent,
+        "receptive_field": spec.receptive_field,
+        "multiple_of": spec.multiple_of,
+        "minimum": spec.minimum,
+    }
+
+
+def listing() -> tuple[list[Row], list[WeightsError]]:
+    """A row for each shipped model, and what is wrong with those whose ``ok`` is false.
+
+    Raises:
+        WeightsError: the manifest cannot be read.
+    """
+    from vs_deblur.weights import load, shipped
+
+    rows, faults = [], []
+    for card in shipped().values():
+        row = _of_card(card)
+        try:
+            row |= _of_network(load(card.name)) | {"ok": True}
+        except WeightsError as error:
+            row |= {"ok": False, "problem": str(error)}
+            faults.append(error)
+        rows.append(row)
+    return rows, faults
+
+
+def details(model: str) -> tuple[Row, WeightsError | None]:
+    """All that is known of a model, and why it cannot be loaded if so.
+
+    Args:
+        model: "auto", the name of a shipped model, or the path of a safetensors file.
+
+    Raises:
+        WeightsError: no such model or file.
+    """
+    from vs_deblur.weights import load, locate, sha256_of
+
+    path, card = locate(model)
+    row: Row = {"name": path.stem, "path": str(path), "bytes": _size_of(path)}
+    if card is not None:
+        row = _of_card(card)
+    digest = sha256_of(path)
+    if card is None:
+        row["sha256"] = digest
+    else:
+        row["sha256_ok"] = digest == card.sha256
+    try:
+        row |= _of_network(load(model)) | {"ok": True}
+    except WeightsError as error:
+        return row | {"ok": False, "problem": str(error)}, error
+    return row, None
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.1f} MB"
+
+
+def _table(rows: list[Row]) -> Iterator[str]:
+    titles = ("name", "kind", "default", "licence", "size", "parameters", "gain", "GFLOP 640x480")
+    table: list[tuple[str, ...]] = [titles]
+    for row in rows:
+        gain = row["mean_gain_db"]
+        table.append(
+            (
+                row["name"],
+                row["kind"],
+                "yes" if row["default"] else "",
+                row["licence"],
+                _megabytes(row["bytes"]),
+                f"{row['parameters']:,}" if row["ok"] else "damaged",
+                "-" if gain is None else f"{gain:+.2f} dB",
+                f"{row['gflop_640x480']:.1f}" if row["ok"] else "-",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        left = [c.ljust(w) for c, w in zip(line[:4], widths[:4], strict=True)]
+        right = [c.rjust(w) for c, w in zip(line[4:], widths[4:], strict=True)]
+        yield "  ".join((*left, *right))
+
+
+def _lines(row: Row) -> Iterator[str]:
+    facts: dict[str, object] = {"file": row["path"], "size": _megabytes(row["bytes"])}
+    if "licence" in row:
+        facts["licence"] = row["licence"]
+        facts["training data"] = row["training_data"]
+        facts["recipe"] = row["recipe"]
+    facts["sha256"] = (
+        row["sha256"] + {True: " (ok)", False: " (differs)", None: ""}[row.get("sha256_ok")]
+    )
+    facts["network"] = row.get("network", "unknown")
+    if row["ok"]:
+        config = ", ".join(f"{k} = {v}" for k, v in row["config"].items())
+        facts["hyper-parameters"] = config
+        facts["parameters"] = f"{row['parameters']:,}"
+        facts["work"] = f"{row['gflop_640x480']:.1f} GFLOP for a frame of 640x480"
+        facts["window"] = f"{row['look_behind']} frames back, {row['look_ahead']} ahead"
+        facts["recurrent"] = "yes" if row["recurrent"] else "no"
+        facts["receptive field"] = f"{row['receptive_field']} pixels each way in a frame"
+        facts["sizes"] = f"multiples of {row['multiple_of']}, padded by itself"
+    for sequence, gain in row.get("gain_db", {}).items():
+        facts[f"gain on {sequence}"] = f"{gain:+.2f} dB"
+    if row.get("mean_gain_db") is not None:
+        facts["mean gain"] = f"{row['mean_gain_db']:+.2f} dB"
+    width = max(map(len, facts))
+    yield row["name"]
+    for name, fact in facts.items():
+        yield f"  {name.ljust(width)}  {fact}"
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(context: click.Context, as_json: bool) -> None:
+    """List the models that ship.
+
+    Gain is the mean over the validation sequences of what PSNR gains over the blurred input.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    rows, faults = listing()
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    else:
+        for line in _table(rows):
+            click.echo(line)
+    for fault in faults[1:]:
+        warn(str(fault))
+    if faults:
+        raise faults[0]
+
+
+@command.command()
+@click.argument("model", metavar="NAME|FILE")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(model: str, as_json: bool) -> None:
+    """All that is known of a shipped model or a safetensors file."""
+    row, fault = details(model)
+    if as_json:
+        click.echo(json.dumps(row, indent=1))
+    else:
+        for line in _lines(row):
+            click.echo(line)
+    if fault is not None:
+        raise fault
