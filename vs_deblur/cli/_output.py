@@ -27,6 +27,7 @@ class OutputFile:
         path: the file to make.
         overwrite: whether a file of that name may be replaced.
         inputs: files that must not be the output.
+        keep_part: whether a part file that is there is to be gone on with, not emptied.
 
     Raises:
         UsageError: the output is one of the inputs, or exists.
@@ -34,9 +35,15 @@ class OutputFile:
     """
 
     def __init__(
-        self, path: str | Path, *, overwrite: bool = False, inputs: tuple[str | Path, ...] = ()
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        inputs: tuple[str | Path, ...] = (),
+        keep_part: bool = False,
     ) -> None:
         self.path = Path(path)
+        self._mode = os.O_WRONLY | os.O_CREAT | (0 if keep_part else os.O_TRUNC)
         self.special = False
         self._check(overwrite, inputs)
         #: where to write
@@ -69,7 +76,7 @@ class OutputFile:
                 if self.part.samefile(source):
                     raise UsageError("output would be written over the input", str(self.part))
         try:
-            os.close(os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666))
+            os.close(os.open(self.part, self._mode, 0o666))
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 raise OutputError("no such folder", str(folder), "create it first") from error

@@ -269,10 +269,14 @@ class VideoReader:
             raise InputError(
                 f"frame {n} cannot be decoded: {_text(error)}",
                 self.path,
-                f"the {n} frames before it are good",
+                f"--end {n} keeps the frames before it" if n else None,
             ) from error
         if missing := ending.missing():
-            raise InputError(f"the file is cut off after frame {n - 1}: {missing}", self.path)
+            raise InputError(
+                f"the file is cut off after frame {n - 1}: {missing}",
+                self.path,
+                f"--end {n} keeps the frames that are there",
+            )
 
 
 class _Ending:
