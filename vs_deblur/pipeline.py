@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -98,9 +99,7 @@ class _Raised:
 _END = object()
 
 
-def read_ahead[T](
-    items: Iterable[T], depth: int = 4, check: Check | None = None
-) -> Generator[T, None, None]:
+def read_ahead[T](items: Iterable[T], depth: int = 4, check: Check | None = None) -> Generator[T]:
     """Iterate in a thread of its own, at most ``depth`` items ahead.
 
     An error of the source is raised here, after the items before it. When this iterator is closed
@@ -175,6 +174,9 @@ class WriteBehind[T]:
         check: called several times a second while waiting; what it raises is raised there.
         progress: something that changes while ``write`` gets on.
         patience: seconds without progress after which the item in hand is given up.
+
+    Attributes:
+        gave_up: whether it was.
     """
 
     def __init__(
@@ -192,6 +194,7 @@ class WriteBehind[T]:
         self._ending = False
         self._error: BaseException | None = None
         self._failed = False
+        self.gave_up = False
         # A daemon: a reader that takes no more must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="vs-deblur write", daemon=True)
         self._thread.start()
@@ -255,8 +258,8 @@ class WriteBehind[T]:
             self._thread.join(_POLL)
         self._raise()
 
-    def abandon(self) -> bool:
-        """Drop what waits and let the item in hand be finished; whether it was.
+    def abandon(self) -> None:
+        """Drop what waits and let the item in hand be finished.
 
         It is given up when there is no progress for the time of ``patience``.
         """
@@ -265,8 +268,8 @@ class WriteBehind[T]:
             before = self._progress()
             self._thread.join(self._patience)
             if self._thread.is_alive() and self._progress() == before:
-                return False
-        return True
+                self.gave_up = True
+                return
 
     def __enter__(self) -> WriteBehind[T]:
         return self
@@ -289,7 +292,7 @@ def deblur_frames(
     first: int = 0,
     end: int | None = None,
     check: Check | None = None,
-) -> Iterator[Output[Frame]]:
+) -> Generator[Output[Frame]]:
     """Deblur frames that come in order, reading ahead in a thread.
 
     Where the source fails, the frames that it gave before still come out, as those of a clip that
@@ -306,8 +309,10 @@ def deblur_frames(
         end: frame before which to stop; None for all.
         check: called at each frame and while waiting for one; raises to give up.
     """
+    if deblurrer.passes_through():
+        yield from untouched_frames(frames, origin=origin, first=first, end=end, check=check)
+        return
     detector = SceneDetector(scene_threshold, fmt)
-    ahead = read_ahead(frames, check=check)
     failure: DeblurError | None = None
 
     def marked() -> Iterator[tuple[Sequence[Plane], bool]]:
@@ -319,25 +324,28 @@ def deblur_frames(
         except InputError as error:
             failure = error
 
-    try:
-        if deblurrer.passes_through():
-            yield from _untouched(marked(), origin, first, end)
-        else:
-            yield from deblurrer.stream(marked(), fmt, origin=origin, first=first, end=end)
-        if failure is not None:
-            raise failure
-    finally:
-        ahead.close()
+    with contextlib.closing(read_ahead(frames, check=check)) as ahead:
+        yield from deblurrer.stream(marked(), fmt, origin=origin, first=first, end=end)
+    if failure is not None:
+        raise failure
 
 
-def _untouched(
-    frames: Iterable[tuple[Sequence[Plane], bool]], origin: int, first: int, end: int | None
-) -> Iterator[Output[Frame]]:
+def untouched_frames(
+    frames: Iterable[Sequence[Plane] | MarkedFrame],
+    *,
+    origin: int = 0,
+    first: int = 0,
+    end: int | None = None,
+    check: Check | None = None,
+) -> Generator[Output[Frame]]:
+    """The frames as they are; arguments as :func:`deblur_frames`."""
     from vs_deblur.engine import Frame
     from vs_deblur.timeline import Output
 
-    if end is not None:  # islice reads no frame beyond the last
-        frames = itertools.islice(frames, max(end - origin, 0))
-    for n, (planes, _) in enumerate(frames, origin):
-        if n >= first:
-            yield Output(n, Frame([np.asarray(p) for p in planes], False), n)
+    with contextlib.closing(read_ahead(frames, check=check)) as ahead:
+        # islice reads no frame beyond the last.
+        wanted = itertools.islice(ahead, None if end is None else max(end - origin, 0))
+        for n, item in enumerate(wanted, origin):
+            if n >= first:
+                planes = item.planes if isinstance(item, MarkedFrame) else item
+                yield Output(n, Frame([np.asarray(p) for p in planes], False), n)

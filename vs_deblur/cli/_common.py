@@ -73,7 +73,8 @@ def report(error: BaseException) -> int:
     if isinstance(translated, ReaderClosed):
         pass
     elif isinstance(translated, Stopped):
-        note(str(translated))
+        stop = _signals.current_stop()
+        note(f"stopped after {max(stop.frames, translated.frames)} frames{stop.remark}")
     elif isinstance(translated, DeblurError):
         say(f"vs-deblur: error: {translated}")
     else:
@@ -85,6 +86,7 @@ def report(error: BaseException) -> int:
 
 def run(group: click.Group, args: Sequence[str] | None) -> NoReturn:
     """Run a command and end the process with its exit code."""
+    _open_standard_descriptors()
     _signals.install()
     handler = _OneLine()
     logging.getLogger("vs_deblur").addHandler(handler)
@@ -96,6 +98,15 @@ def run(group: click.Group, args: Sequence[str] | None) -> NoReturn:
     except BaseException as error:
         code = report(error)
     end(code)
+
+
+def _open_standard_descriptors() -> None:
+    """Where 0, 1 or 2 came closed, put something there, or other files would get the number."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _invoke(group: click.Group, args: list[str]) -> int:
@@ -117,7 +128,7 @@ def end(code: int) -> NoReturn:
 
     Python cannot end cleanly while a thread that it does not control sits in native code.
     """
-    stuck = [t for t in threading.enumerate() if t.name.startswith("vs-deblur")]
+    stuck = any(t.name.startswith("vs-deblur ") for t in threading.enumerate())
     for stream in (sys.stdout, sys.stderr):
         # A reader that went away must not become a complaint about flushing at exit.
         with contextlib.suppress(OSError, ValueError, AttributeError):
