@@ -1,0 +1,1 @@
+"""Measurements of speed, warm-up and quality; run by hand, never as tests."""

@@ -194,7 +194,7 @@ def validation_gain(network: VideoNetwork, sequence: PairSequence, frames: int =
     gain = 0.0
     for t in range(len(padded)):
         window = padded[ends[t : t + 2 * m + 1]].flatten(0, 1)[None]
-        out, state = network.step(window.contiguous(memory_format=torch.channels_last), state)
+        out, state = network.step(window, state)
         result = (out[0, :, :height, :width].cpu().clamp(0, 1) * 255).round() / 255
         before = float((blurred[t] - sharp[t]).square().mean())
         after = float((result - sharp[t]).square().mean())

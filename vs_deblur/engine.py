@@ -232,7 +232,6 @@ class Deblurrer:
         middle = window[self.spec.look_behind]
         with self._lock:
             x = torch.cat([f.rgb for f in window], dim=1)
-            x = x.contiguous(memory_format=torch.channels_last)
             sharp, state = self._run(x, state)
             height, width = middle.planes[0].shape
             change = sharp.float().clamp_(0.0, 1.0)[..., :height, :width]
@@ -383,9 +382,7 @@ class Deblurrer:
             memory = None
             if state is not None:
                 memory = tuple(_read(s, t.scaled(height // s.shape[-2])) for s in state)
-            out, states = self.network.step(
-                part.contiguous(memory_format=torch.channels_last), memory
-            )
+            out, states = self.network.step(part.contiguous(), memory)
             _write(sharp, out, t)
             read_height = t.read_bottom - t.read_top
             for i, s in enumerate(states):

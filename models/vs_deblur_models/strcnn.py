@@ -176,7 +176,6 @@ class StrcnnDtbLite(nn.Module):
         self.decoder0 = nn.Sequential(*(ResBlock(c0) for _ in range(m0)))
         self.output = nn.Conv2d(c0, 48, 3, padding=1)
         self.feedback = nn.Conv2d(c0, config.feedback_channels, 3, padding=1)
-        self.unshuffle = nn.PixelUnshuffle(4)
         self.shuffle2 = nn.PixelShuffle(2)
         self.shuffle4 = nn.PixelShuffle(4)
         initialise_(self)
@@ -209,23 +208,37 @@ class StrcnnDtbLite(nn.Module):
             bytes_per_pixel=4.0 * (3 * 3 * frames + 5 * c0 / 16 + 12),
         )
 
+    def _blocks(self, window: Tensor, fed_back: Tensor | None) -> Tensor:
+        """The window centred, as 4x4 blocks (PixelUnshuffle), and F behind it, in one copy."""
+        batch, channels, height, width = window.shape
+        rows, columns = height // 4, width // 4
+        x = torch.empty(
+            (batch, 16 * channels + self.config.feedback_channels, rows, columns),
+            dtype=self.head.weight.dtype,
+            device=window.device,
+            memory_format=torch.channels_last,
+        )
+        centred = (window - 0.5).reshape(batch, channels, rows, 4, columns, 4)
+        inputs = x.permute(0, 2, 3, 1)[..., : 16 * channels]
+        inputs = inputs.view(batch, rows, columns, channels, 4, 4)
+        inputs.copy_(centred.permute(0, 2, 4, 1, 3, 5))
+        if fed_back is None:
+            x[:, 16 * channels :].zero_()
+        else:
+            x[:, 16 * channels :] = fed_back
+        return x
+
     def step(self, window: Tensor, state: State | None) -> tuple[Tensor, State]:
         """Deblur the middle frame of a window; see :class:`~vs_deblur_models.spec.VideoNetwork`.
 
         The state is ``(F, h~)``: F at 1/4, h~ at 1/8 of the frame's size.
         """
-        # Centred and rounded once; the residual below uses the window as it came.
-        x = (window - 0.5).to(self.head.weight.dtype)
-        x = self.unshuffle(x)  # (B, 48 * frames, H/4, W/4)
-        if state is None:
-            b, _, height, width = x.shape
-            fed_back = x.new_zeros((b, self.config.feedback_channels, height, width))
-        else:
-            fed_back = state[0]
-        x0 = self.encoder0(self.head(torch.cat((x, fed_back), dim=1)))  # (B, c0, H/4, W/4)
+        fed_back, blended = state if state is not None else (None, None)
+        x = self._blocks(window, fed_back)  # (B, 48 * frames + F, H/4, W/4)
+        x0 = self.encoder0(self.head(x))  # (B, c0, H/4, W/4)
         h = self.encoder1(self.down1(x0))  # (B, c1, H/8, W/8)
-        if state is not None:
-            h = self.dtb(h, state[1])
+        if blended is not None:
+            h = self.dtb(h, blended)
         z = self.encoder2(self.down2(h))  # (B, c2, H/16, W/16)
         z = self.decoder1(self.shuffle2(self.up1(z)) + h)  # (B, c1, H/8, W/8)
         z = self.decoder0(self.shuffle2(self.up0(z)) + x0)  # (B, c0, H/4, W/4)
