@@ -146,7 +146,7 @@ def check_filter() -> Iterator[Check]:
 
     from vs_deblur import deblur
 
-    clip = vs.core.std.BlankClip(format=vs.YUV420P8, width=64, height=48, length=1)
+    clip = vs.core.std.BlankClip(format=vs.RGB24, width=64, height=48, length=1)
     with deblur(clip).get_frame(0) as frame:
         model = frame.props["VSDeblurModel"]
     release = vs.core.core_version.release_major
