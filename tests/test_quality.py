@@ -1,0 +1,123 @@
+"""Does the shipped network deblur, on real pairs it never saw, without harm over time?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from training.data import load_pairs
+from training.publish import measure
+from vs_deblur.engine import Deblurrer
+
+VALIDATION = ("reds_train000_320x180", "reds_train001_320x180")
+SMALL_SEQUENCES = (
+    "val/reds_027_320x180",
+    "val/gopro_singles_720p",
+    "train/reds_027_320x180",
+    "train/reds_test000_320x180",
+    "train/reds_test001_320x180",
+    "train/reds_test002_320x180",
+    "train/reds_test003_320x180",
+)
+
+
+@pytest.fixture(scope="module")
+def deblurrer() -> Deblurrer:
+    return Deblurrer(device="cpu")
+
+
+def gains(deblurrer: Deblurrer, folder: Path) -> list[float]:
+    found = [measure(deblurrer, s) for s in load_pairs(folder)]
+    return [after - before for before, after in found]
+
+
+@pytest.mark.shared
+def test_mean_gain_on_unseen_real_pairs(deblurrer: Deblurrer, shared: Path) -> None:
+    folders = [shared / "data" / "pairs" / "val" / name for name in VALIDATION]
+    values = [g for folder in folders for g in gains(deblurrer, folder)]
+    assert float(np.mean(values)) >= 1.0
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", SMALL_SEQUENCES)
+def test_no_sequence_comes_out_worse(deblurrer: Deblurrer, shared: Path, name: str) -> None:
+    assert min(gains(deblurrer, shared / "data" / "pairs" / name)) >= -0.05
+
+
+def shaken(frames: int, size: tuple[int, int] = (96, 128)) -> Iterator[tuple[Any, Any]]:
+    """A textured scene on an endless loop of camera shake: blurred and sharp uint8 frames."""
+    rng = np.random.default_rng(4)
+    scene = sum(
+        np.kron(
+            rng.random((24 * 2**k, 32 * 2**k, 1)) * (1.0, 0.9, 0.75),
+            np.ones((2 ** (4 - k),) * 2 + (1,)),
+        )
+        / 2**k
+        for k in range(5)
+    )
+    scene = np.asarray(scene) / np.max(scene)
+    height, width = size
+
+    def view(t: float) -> NDArray[np.float64]:
+        y = 60 + 14 * np.sin(t / 2.9)
+        x = 80 + 20 * np.cos(t / 3.7)
+        y0, x0 = int(y), int(x)
+        fy, fx = y - y0, x - x0
+        part = scene[y0 : y0 + height + 1, x0 : x0 + width + 1]
+        rows = part[:-1] * (1 - fy) + part[1:] * fy
+        out: NDArray[np.float64] = rows[:, :-1] * (1 - fx) + rows[:, 1:] * fx
+        return out
+
+    for n in range(frames):
+        exposure = [view(n + k / 11) for k in range(-5, 6)]
+        pair = (np.mean(exposure, axis=0), exposure[5])
+        blurred, sharp = ((p * 255).round().astype(np.uint8) for p in pair)
+        yield blurred, sharp
+
+
+def psnr(a: NDArray[Any], b: NDArray[Any]) -> float:
+    mse = float(((a.astype(np.float64) - b) ** 2).mean())
+    return 10 * float(np.log10(255**2 / max(mse, 1e-9)))
+
+
+def test_stable_and_of_use_over_hundreds_of_frames() -> None:
+    """One recurrence without end: the gain of the last frames is that of the first."""
+    pairs = list(shaken(400))
+    out = list(Deblurrer(device="cpu", segment=0).video([b for b, _ in pairs]))
+    gain = [psnr(o, s) - psnr(b, s) for o, (b, s) in zip(out, pairs, strict=True)]
+    first, last = float(np.mean(gain[10:110])), float(np.mean(gain[-100:]))
+    assert first > 0.1
+    assert abs(last - first) < 0.2
+    assert min(gain[2:]) > -0.3
+
+
+def test_no_pulse_at_segment_borders() -> None:
+    """With the default warm-up the first frame of a segment is no worse than its neighbours."""
+    pairs = list(shaken(90))
+    blurred = [b for b, _ in pairs]
+    endless = np.stack(list(Deblurrer(device="cpu", segment=0).video(blurred)))
+    default = np.stack(list(Deblurrer(device="cpu").video(blurred)))
+    assert np.array_equal(endless[:64], default[:64])
+    difference = np.abs(endless[64:].astype(int) - default[64:])
+    assert float(difference.mean()) < 0.5
+    before, after = (psnr(x[64], pairs[64][1]) for x in (endless, default))
+    assert abs(before - after) < 0.1
+
+
+def test_colours_do_not_shift(deblurrer: Deblurrer) -> None:
+    blurred = [b for b, _ in shaken(20)]
+    out = np.stack(list(deblurrer.video(blurred))).astype(np.float64)
+    shift = out.mean(axis=(1, 2)) - np.stack(blurred).mean(axis=(1, 2))
+    assert float(np.abs(shift).max()) < 1.0
+
+
+def test_flat_frames_stay_flat(deblurrer: Deblurrer) -> None:
+    for value in ((0, 0, 0), (255, 255, 255), (40, 200, 90)):
+        frame = np.full((64, 96, 3), value, np.uint8)
+        out = np.stack(list(deblurrer.video([frame] * 4))).astype(int)
+        assert np.abs(out - np.asarray(value)).max() <= 6
