@@ -104,10 +104,9 @@ class Recipe:
         """Whether every sample comes back as it was."""
         return self.options.items() >= _LOSSLESS.get(self.codec, {"": ""}).items()
 
-    def apply(self, target: VideoCodecContext | VideoStream) -> None:
+    def apply(self, context: VideoCodecContext) -> None:
         """Set everything on an encoder that is not open yet."""
-        target.width, target.height, target.pix_fmt = self.width, self.height, self.pix_fmt
-        context: VideoCodecContext = getattr(target, "codec_context", target)
+        context.width, context.height, context.pix_fmt = self.width, self.height, self.pix_fmt
         context.time_base = 1 / self.rate
         context.framerate = self.rate
         context.gop_size = self.gop

@@ -242,7 +242,9 @@ def _write(
         targets: dict[int, Stream] = {}
         for index in sorted(streams):  # the order of the source
             if index == copies.video:
-                targets[index] = _add_video(output, main_video(found), recipe, time_base)
+                targets[index] = _add_video(
+                    output, main_video(found), recipe, time_base, part.begin is not None
+                )
             else:
                 targets[index] = _add_copy(output, streams[index])
         output.metadata.update(_metadata(found.metadata))
@@ -258,7 +260,11 @@ def _write(
 
 
 def _add_video(
-    output: OutputContainer, source: VideoStream, recipe: Recipe, time_base: Fraction
+    output: OutputContainer,
+    source: VideoStream,
+    recipe: Recipe,
+    time_base: Fraction,
+    starts_late: bool,
 ) -> Stream:
     """The stream of the encoded frames. Its encoder is opened for its headers only."""
     try:
@@ -267,9 +273,11 @@ def _add_video(
         raise OutputError(
             f"{recipe.container} cannot hold {recipe.codec}", None, "use .mkv"
         ) from error
-    recipe.apply(stream)
+    recipe.apply(stream.codec_context)
     stream.time_base = time_base
     stream.metadata.update(_metadata(source.metadata))
+    if starts_late:
+        stream.metadata.pop("timecode", None)  # it is that of the clip's first frame
     stream.disposition = source.disposition.value  # type: ignore[assignment]
     matrix = source.codec_context.coded_side_data.get("display_matrix")
     if matrix is not None and recipe.container in _ROTATES:

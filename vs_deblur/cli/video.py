@@ -54,9 +54,9 @@ class Result:
     engine: str
 
 
-def chunk_length(segment: int, about: int = CHUNK) -> int:
+def chunk_length(segment: int) -> int:
     """Frames of a chunk: whole segments, so that no warm-up is run twice on resuming."""
-    return about if not segment else max(round(about / segment), 1) * segment
+    return CHUNK if not segment else max(round(CHUNK / segment), 1) * segment
 
 
 def _settings(
@@ -132,6 +132,13 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+def _unwritable(error: OSError, part: Path, frame: int) -> OutputError:
+    if isinstance(error, OutputError):
+        return error
+    hint = "make room and run the same command with --resume"
+    return OutputError(f"{reason(error)} at frame {frame}", str(part), hint)
+
+
 class _Writer:
     """Encodes frames into the journal; called in a thread of its own."""
 
@@ -153,13 +160,7 @@ class _Writer:
             if self.done % self.chunk == 0:
                 self.end_chunk()
         except OSError as error:
-            if isinstance(error, OutputError):
-                raise
-            raise OutputError(
-                f"{reason(error)} at frame {self.done}",
-                str(self.journal.path),
-                "make room and run the same command with --resume",
-            ) from error
+            raise _unwritable(error, self.journal.path, self.done) from error
 
     def end_chunk(self) -> None:
         """End the chunk, if there is one."""
@@ -218,9 +219,12 @@ class Job:
         done = len(contents.times) if contents else 0
         if done:
             note(f"going on after {done} frames")
-        with journal.Journal(target.part, settings, contents) as book:
-            if wanted is None or done < wanted:
-                self._encode(deblurrer, model, book, done, check, progress)
+        try:
+            with journal.Journal(target.part, settings, contents) as book:
+                if wanted is None or done < wanted:
+                    self._encode(deblurrer, model, book, done, check, progress)
+        except OSError as error:
+            raise _unwritable(error, target.part, done) from error
         contents = journal.read(target.part)
         if contents is None or not contents.times:
             raise InputError(
