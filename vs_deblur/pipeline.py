@@ -172,8 +172,9 @@ class WriteBehind[T]:
         write: takes an item.
         depth: how many items may wait, besides the one in hand.
         check: called several times a second while waiting; what it raises is raised there.
-        progress: something that changes while ``write`` gets on.
-        patience: seconds without progress after which the item in hand is given up.
+        progress: something that changes while ``write`` gets on; None if nobody knows.
+        patience: seconds without progress after which the item in hand is given up, where
+            progress is known.
 
     Attributes:
         gave_up: whether it was.
@@ -184,7 +185,7 @@ class WriteBehind[T]:
         write: Callable[[T], object],
         depth: int = 4,
         check: Check | None = None,
-        progress: Callable[[], object] = lambda: None,
+        progress: Callable[[], object] | None = None,
         patience: float = 2.0,
     ) -> None:
         self._write, self._depth = write, depth
@@ -259,15 +260,13 @@ class WriteBehind[T]:
         self._raise()
 
     def abandon(self) -> None:
-        """Drop what waits and let the item in hand be finished.
-
-        It is given up when there is no progress for the time of ``patience``.
-        """
+        """Drop what waits and let the item in hand be finished, or given up."""
         self._end(drop=True)
+        progress = self._progress
         while self._thread.is_alive():
-            before = self._progress()
+            before = progress() if progress is not None else None
             self._thread.join(self._patience)
-            if self._thread.is_alive() and self._progress() == before:
+            if self._thread.is_alive() and progress is not None and progress() == before:
                 self.gave_up = True
                 return
 

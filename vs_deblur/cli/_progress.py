@@ -100,7 +100,7 @@ class Progress:
 
     def finish(self) -> None:
         """The last line."""
-        now = time.monotonic()
-        took = now - self._begin
+        took = time.monotonic() - self._begin
+        rate = self.done / max(took, 1e-6)
         what = "Output" if self.vspipe else "done:"
-        say(f"{what} {self.done} frames in {took:.2f} seconds ({self._rate(now):.2f} fps)")
+        say(f"{what} {self.done} frames in {took:.2f} seconds ({rate:.2f} fps)")

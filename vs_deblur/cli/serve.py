@@ -189,7 +189,7 @@ def _serve(
     settings: ModelSettings,
     header: bytes,
     to: Destination,
-    progress: Progress | None,
+    quiet: bool,
 ) -> None:
     """Frames from the source to the destination."""
     from vs_deblur.pipeline import WriteBehind
@@ -203,6 +203,7 @@ def _serve(
 
     outputs = _outputs(source, wanted, settings, check)
     order = _order(source.info)
+    progress = None if quiet else Progress(wanted.total, vspipe=True)
     stop.remark = to.remark
     writer: WriteBehind[Callable[[], None]] = WriteBehind(
         lambda job: job(), check=check, progress=lambda: sink.taken
@@ -317,5 +318,4 @@ def command(
             raise UsageError("frames do not go to a terminal", None, "use a pipe or -o FILE")
         wanted = _range(source, start, end)
         header = _header(source, wanted) if container == "y4m" else b""
-        progress = None if quiet else Progress(wanted.total, vspipe=True)
-        _serve(source, wanted, settings, header, to, progress)
+        _serve(source, wanted, settings, header, to, quiet)
