@@ -1,0 +1,300 @@
+"""``vs-deblur models`` and ``vs-deblur doctor``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.invoke import invoke
+from tests.test_networks import SMALL_LITE, scramble
+from vs_deblur import engine, weights
+from vs_deblur.cli import doctor, models
+from vs_deblur.cli.doctor import Check, verdict
+from vs_deblur.errors import DeviceError
+from vs_deblur.weights import sha256_of, shipped
+from vs_deblur_models.registry import build_network, save_network
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("good") / "own.safetensors"
+    save_network(scramble(build_network("strcnn_dtb_lite", SMALL_LITE)), path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Shipped weights of our own: "tiny", the default, and "other"."""
+    cards = []
+    for name in ("tiny", "other"):
+        shutil.copy(good, tmp_path / f"{name}.safetensors")
+        card = {
+            "name": name,
+            "file": f"{name}.safetensors",
+            "network": "strcnn_dtb_lite",
+            "sha256": sha256_of(good),
+            "licence": "MIT",
+            "training_data": "photographs",
+            "recipe": f"{name}.toml",
+            "gain_db": {"a": 1.0, "b": 2.0},
+            "default": name == "tiny",
+        }
+        cards.append(card)
+    (tmp_path / "manifest.json").write_text(json.dumps({"models": cards}))
+    monkeypatch.setattr(weights, "weights_folder", lambda: tmp_path)
+    shipped.cache_clear()
+    yield tmp_path
+    shipped.cache_clear()
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+# ------------------------------------------------------------------------------------------ models
+
+
+def test_the_table_of_models(folder: Path) -> None:
+    result = invoke(models.command)
+    assert result.code == 0
+    head, tiny, other = (line.split() for line in result.out.splitlines())
+    assert head[:7] == ["name", "kind", "default", "licence", "size", "parameters", "gain"]
+    assert head[7:] == ["GFLOP", "640x480"]
+    network = build_network("strcnn_dtb_lite", SMALL_LITE)
+    parameters = f"{sum(p.numel() for p in network.parameters()):,}"
+    gflop = f"{network.spec.flops_per_pixel * 640 * 480 / 1e9:.1f}"
+    size = f"{(folder / 'tiny.safetensors').stat().st_size / 1e6:.1f}"
+    assert tiny == ["tiny", "video", "yes", "MIT", size, "MB", parameters, "+1.50", "dB", gflop]
+    assert other == ["other", "video", "MIT", size, "MB", parameters, "+1.50", "dB", gflop]
+
+
+def test_models_that_ship_are_listed() -> None:
+    result = invoke(models.command, "--json")
+    assert result.code == 0
+    rows = json.loads(result.out)
+    assert [r["name"] for r in rows] == list(shipped())
+    assert all(r["ok"] and r["parameters"] > 0 and r["bytes"] > 0 for r in rows)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_damaged_model_is_listed_and_ends_with_5(folder: Path, gone: bool) -> None:
+    path = folder / "other.safetensors"
+    path.unlink() if gone else damage(path)
+    result = invoke(models.command)
+    assert result.code == 5
+    assert "other" in str(result.error)
+    assert "damaged" in result.out.splitlines()[2]
+    assert "damaged" not in result.out.splitlines()[1]
+    rows = json.loads(invoke(models.command, "--json").out)
+    assert [r["ok"] for r in rows] == [True, False]
+    assert rows[1]["problem"] == str(result.error)
+
+
+@pytest.mark.parametrize("name", ["tiny", "auto"])
+def test_info_of_a_shipped_model(folder: Path, name: str) -> None:
+    row = json.loads(invoke(models.command, "info", name, "--json").out)
+    spec = build_network("strcnn_dtb_lite", SMALL_LITE).spec
+    assert row["name"] == "tiny"
+    assert row["sha256_ok"] is True
+    assert row["training_data"] == "photographs"
+    assert row["gain_db"] == {"a": 1.0, "b": 2.0}
+    for key in ("look_ahead", "look_behind", "receptive_field", "multiple_of", "minimum"):
+        assert row[key] == getattr(spec, key)
+    for key, value in SMALL_LITE.items():
+        assert row["config"][key] == (list(value) if isinstance(value, tuple) else value)
+    text = invoke(models.command, "info", name).out
+    for fact in ("(ok)", "photographs", "gain on b", "+2.00 dB", f"{spec.receptive_field} pixels"):
+        assert fact in text
+
+
+def test_info_of_a_file_of_ones_own(good: Path) -> None:
+    row = json.loads(invoke(models.command, "info", good, "--json").out)
+    assert (row["name"], row["network"], row["ok"]) == ("own", "strcnn_dtb_lite", True)
+    assert row["sha256"] == sha256_of(good)
+    assert "sha256_ok" not in row
+    text = invoke(models.command, "info", good).out
+    assert sha256_of(good) in text
+    assert "licence" not in text
+    assert "gain" not in text
+
+
+def test_info_of_a_damaged_model_says_what_is_known(folder: Path) -> None:
+    damage(folder / "tiny.safetensors")
+    result = invoke(models.command, "info", "tiny")
+    assert result.code == 5
+    assert "sha256 differs" in str(result.error)
+    assert "(differs)" in result.out
+    assert "photographs" in result.out
+    row = json.loads(invoke(models.command, "info", "tiny", "--json").out)
+    assert (row["ok"], row["sha256_ok"]) == (False, False)
+
+
+def test_info_of_a_strangers_file(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
+    result = invoke(models.command, "info", tmp_path / "x.safetensors")
+    assert result.code == 5
+    assert fact_of(result.out, "network") == "unknown"
+
+
+def fact_of(text: str, name: str) -> str:
+    (line,) = (x for x in text.splitlines() if x.strip().startswith(name))
+    return line.strip()[len(name) :].strip()
+
+
+@pytest.mark.parametrize("model", ["nothing", "mscnn", "./absent.safetensors"])
+def test_info_of_what_is_not_there(model: str) -> None:
+    result = invoke(models.command, "info", model)
+    assert (result.code, result.out) == (5, "")
+
+
+def test_help_is_fast() -> None:
+    """No `--help` loads what only the work needs."""
+    code = """
+import sys
+from vs_deblur.cli import group
+for name in ("models", "doctor", "measure"):
+    try:
+        group.main([name, "--help"], standalone_mode=False)
+    except SystemExit:
+        pass
+heavy = {"torch", "numpy", "av", "vapoursynth", "PIL", "safetensors"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "PSNR and SSIM" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------ doctor
+
+
+def by_name(out: str) -> dict[str, tuple[str, str]]:
+    lines = (line.split(maxsplit=1) for line in out.splitlines())
+    return {
+        rest.split(":", 1)[0] if not rest.startswith("cuda:") else "cuda": (status, rest)
+        for status, rest in lines
+    }
+
+
+def test_doctor_is_content() -> None:
+    result = invoke(doctor.command)
+    assert result.code == 0
+    lines = by_name(result.out)
+    assert not [line for line in lines.values() if line[0] == "fail"]
+    assert torch.__version__.split("+")[0] in lines["torch"][1]
+    assert sys.version.split()[0] in lines["python"][1]
+    device = engine.choose_device("auto")
+    precision, why = engine.choose_precision("auto", device)
+    assert lines["precision auto"][1] == f"precision auto: {precision}: {why}"
+    for name in shipped():
+        assert lines[f"model {name}"][0] == "ok"
+    assert lines["self-test"][0] == "ok"
+
+
+def test_doctor_as_json() -> None:
+    result = invoke(doctor.command, "--json")
+    answer = json.loads(result.out)
+    assert answer["exit_code"] == result.code == 0
+    assert all(c.keys() == {"name", "status", "detail"} for c in answer["checks"])
+    assert "self-test" in [c["name"] for c in answer["checks"]]
+
+
+def test_doctor_sees_damaged_weights_and_goes_on(folder: Path) -> None:
+    damage(folder / "tiny.safetensors")
+    result = invoke(doctor.command)
+    assert result.code == 5
+    lines = by_name(result.out)
+    assert lines["model tiny"][0] == "fail"
+    assert "sha256 differs" in lines["model tiny"][1]
+    assert lines["model other"][0] == "ok"
+    assert lines["self-test"][0] == "fail"
+
+
+def test_doctor_sees_a_missing_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    shipped.cache_clear()
+    result = invoke(doctor.command)
+    assert result.code == 5
+    assert by_name(result.out)["models"][0] == "fail"
+
+
+def test_doctor_sees_a_device_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise DeviceError("the device failed", "cuda:0")
+
+    monkeypatch.setattr(engine.Deblurrer, "step", broken)
+    result = invoke(doctor.command)
+    assert result.code == 6
+    assert by_name(result.out)["self-test"] == ("fail", "self-test: the device failed (cuda:0)")
+
+
+def test_doctor_sees_a_network_that_is_not_finite(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wild(_: Any, frames: Any) -> Any:
+        return (f * float("inf") for f in frames)
+
+    monkeypatch.setattr(engine.Deblurrer, "video", wild)
+    result = invoke(doctor.command)
+    assert result.code == 1
+    assert "not finite" in by_name(result.out)["self-test"][1]
+
+
+def test_doctor_survives_anything(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies() -> Iterator[Check]:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setitem(doctor.CHECKS, "devices", dies)
+    result = invoke(doctor.command)
+    assert result.code == 1
+    assert by_name(result.out)["devices"] == ("fail", "devices: two lines")
+    assert by_name(result.out)["self-test"][0] == "ok"
+
+
+def test_doctor_without_the_optional_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = doctor._version
+
+    def version(*names: str) -> str | None:
+        absent = {"vapoursynth", "vapoursynth-bestsource", "av"}
+        return None if absent & set(names) else there(*names)
+
+    monkeypatch.setattr(doctor, "_version", version)
+    result = invoke(doctor.command)
+    assert result.code == 0
+    lines = by_name(result.out)
+    for name in ("vapoursynth", "av", "filter"):
+        assert lines[name][0] == "warn"
+    assert "vs-deblur[video]" in lines["av"][1]
+
+
+def test_doctor_names_cuda_devices(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Properties:
+        name, total_memory, major, minor = "Card", 8 << 30, 9, 0
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: Properties)
+    lines = {c.name: c.detail for c in doctor.check_devices()}
+    assert lines["cuda:0"] == "Card, 8.0 GiB, sm_90"
+    assert lines["device auto"] == "cuda"
+    assert lines["precision auto"] == "fp16: CUDA device"
+    assert "cuda" not in lines
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"), [([], 0), ([1], 1), ([1, 6], 6), ([6, 5, 1], 5), ([3], 1)]
+)
+def test_the_verdict(codes: list[int], expected: int) -> None:
+    checks = [Check("x", "ok", ""), Check("y", "warn", "")]
+    assert verdict([*checks, *(Check("z", "fail", "", c) for c in codes)]) == expected
