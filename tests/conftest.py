@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -26,3 +28,21 @@ def shared() -> Path:
 def pytest_configure() -> None:
     # torch warns once, at import, on machines without a usable NVIDIA driver.
     warnings.filterwarnings("ignore", message="CUDA initialization", category=UserWarning)
+
+
+@pytest.fixture(scope="session")
+def vspipe(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, str]]:
+    """The wheel's vspipe, and the environment that it needs.
+
+    It works only after ``vapoursynth config`` has written a file that names the Python to embed.
+    """
+    folder = Path(sys.executable).parent
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path_factory.mktemp("config"))}
+    subprocess.run(
+        [str(folder / "vapoursynth"), "config"],
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    return [str(folder / "vspipe")], environment
