@@ -25,7 +25,8 @@ class NetworkSpec:
         look_ahead: future frames in the window.
         is_recurrent: whether a state is carried from frame to frame.
         flops_per_pixel: floating-point operations (two a multiply-add) of one step, a pixel.
-        bytes_per_pixel: rough peak of activations in float32, bytes a pixel.
+        bytes_per_pixel: peak memory of one step in float32 beyond its frames, bytes a pixel
+            (measured on the CPU, where it is largest).
     """
 
     network: str

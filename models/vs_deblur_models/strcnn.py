@@ -92,7 +92,7 @@ class Strcnn(nn.Module):
             look_ahead=c.m,
             is_recurrent=c.feedback or c.blending,
             flops_per_pixel=2.0 * (full + half / 4),
-            bytes_per_pixel=4.0 * 64 * 2.2,
+            bytes_per_pixel=4.0 * 64 * 5.2,
         )
 
     def step(self, window: Tensor, state: State | None) -> tuple[Tensor, State]:
@@ -205,7 +205,7 @@ class StrcnnDtbLite(nn.Module):
             look_ahead=c.m,
             is_recurrent=True,
             flops_per_pixel=2.0 * (quarter / 16 + eighth / 64 + sixteenth / 256),
-            bytes_per_pixel=4.0 * (3 * 3 * frames + 5 * c0 / 16 + 12),
+            bytes_per_pixel=4.0 * (9 * frames + 5 * c0 / 16 + 16),
         )
 
     def _blocks(self, window: Tensor, fed_back: Tensor | None) -> Tensor:
