@@ -43,7 +43,11 @@ def _serve_forks(channel: socket.socket) -> None:
                 os.close(fd)
             channel.close()
             os.setpgid(0, 0)
-            main(arguments)
+            try:
+                main(arguments)
+            except SystemExit as end:
+                # Taking down an interpreter with torch in it costs more than most runs.
+                os._exit(int(end.code or 0))
         for fd in descriptors:
             os.close(fd)
         channel.sendall(f"{pid}\n".encode())
