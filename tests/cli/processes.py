@@ -201,6 +201,14 @@ class Run:
                 raise AssertionError("the process hangs") from None
         return self._code
 
+    def finish_open(self) -> Result:
+        """Read all that comes, and wait, while stdin stays open."""
+        ours, self.stdin = self.stdin, None
+        try:
+            return self.finish()
+        finally:
+            self.stdin = ours
+
     def finish(self, data: bytes = b"") -> Result:
         """Feed stdin, close it, read all that comes, and wait."""
         out, err = bytearray(), bytearray()
