@@ -136,19 +136,20 @@ def _poster(
     paper = _coloured((236, 231, 216), octaves(rng, height, width, 64), 0.018)
     sheet = Image.fromarray(np.clip(paper, 0, 255).astype(np.uint8)).convert("RGBA")
     draw = ImageDraw.Draw(sheet)
-    draw.rectangle((6, 6, width - 7, height - 7), outline=ink, width=3)
+    edge = min(6, width // 8)
+    draw.rectangle((edge, edge, width - 1 - edge, height - 1 - edge), outline=ink, width=3)
     draw.text((width / 2, 14), title, ink, _font(width / 8.2), anchor="ma")
     top = 18 + width // 7
-    bars = 12
+    bars, margin = 12, width * 0.06
+    pitch = (width - 2 * margin) / bars
     for i in range(bars):
         tall = rng.uniform(0.15, 1.0) * height * 0.18
-        left = 16 + i * (width - 32) / bars
-        base = top + height * 0.2
-        draw.rectangle((left, base - tall, left + (width - 32) / bars - 4, base), fill=ink)
+        left, base = margin + i * pitch, top + height * 0.2
+        draw.rectangle((left, base - tall, left + pitch * 0.8, base), fill=ink)
     y, size = top + height * 0.2 + 10, max(width / 19.0, 9.0)
     while y + size < height - 10:
         text = _LINES[int(rng.integers(len(_LINES)))]
-        draw.text((14, y), text, (48, 46, 52), _font(size))
+        draw.text((margin, y), text, (48, 46, 52), _font(size))
         y += size * 1.32
     return sheet
 

@@ -6,12 +6,13 @@ chosen, and refused where it was asked for.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from vs_deblur.avpixels import Plane, frame_of, names_for
 from vs_deblur.errors import OutputError, UsageError
@@ -32,7 +33,7 @@ _X = ("libx264", "libx264rgb", "libx265")
 CONTAINERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     ".mp4": ("mp4", (*_X, "libvpx-vp9"), (*_X, "libvpx-vp9")),
     ".m4v": ("mp4", (*_X, "libvpx-vp9"), (*_X, "libvpx-vp9")),
-    ".mov": ("mov", (*_X, "ffv1"), (*_X, "ffv1")),
+    ".mov": ("mov", _X, _X),
     ".mkv": ("matroska", (*_X, "ffv1"), ("ffv1",)),
     ".webm": ("webm", ("libvpx-vp9", "libsvtav1"), ("libvpx-vp9",)),
 }
@@ -144,6 +145,27 @@ class Recipe:
             ) from error
         return context
 
+    def try_out(self) -> None:
+        """Open the encoder, and write a file of no frames into memory.
+
+        Raises:
+            OutputError: the encoder or the container does not take this.
+        """
+        import av
+
+        self.open()
+        try:
+            with av.open(io.BytesIO(), "w", format=self.container) as trial:
+                stream = cast("VideoStream", trial.add_stream(self.codec, rate=self.rate))
+                self.apply(stream.codec_context)
+                trial.start_encoding()
+        except (av.error.FFmpegError, ValueError) as error:
+            raise OutputError(
+                f"{self.container} cannot hold {self.codec} {self.pix_fmt}",
+                None,
+                "choose another --codec, or leave the choice to us",
+            ) from error
+
 
 def _spoken(options: dict[str, str]) -> str:
     return " ".join(f"{k}={v}" for k, v in options.items()) or "its defaults"
@@ -226,7 +248,7 @@ def choose(reader: VideoReader, path: Path, wanted: Wanted, gop: int) -> Recipe:
         raise UsageError("--lossless and --crf exclude each other")
     if wanted.codec is not None:
         recipe = _recipe(reader, container, _encoder(wanted.codec), wanted, gop)
-        recipe.open()
+        recipe.try_out()
         return recipe
     failures = []
     for name in lossless if wanted.lossless else lossy:
@@ -235,7 +257,7 @@ def choose(reader: VideoReader, path: Path, wanted: Wanted, gop: int) -> Recipe:
             if name == "libx264" and reader.info.fmt.family == "gray":
                 raise OutputError("libx264 does not keep grey as grey")
             recipe = _recipe(reader, container, _encoder(name), wanted, gop)
-            recipe.open()
+            recipe.try_out()
             return recipe
         except (OutputError, UsageError) as error:
             failures.append(error)

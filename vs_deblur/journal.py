@@ -3,7 +3,7 @@
 A chunk is a run of frames encoded on its own, so that a run that was ended, by whatever means, can
 go on after the last whole chunk and give the same packets as a run without a break. Layout::
 
-    magic, then records:  kind (1 byte)  size (4)  CRC-32 (4)  payload (size)
+    magic, then records:  kind (1 byte)  size (4)  CRC-32 of both and the payload (4)  payload
     H  settings of the run, JSON      F  time and duration of a frame
     P  a packet                       E  end of a chunk, with its number of frames
 
@@ -74,6 +74,10 @@ def _dump(settings: dict[str, object]) -> bytes:
     return json.dumps(settings, sort_keys=True).encode()
 
 
+def _checksum(kind: bytes, payload: bytes) -> int:
+    return zlib.crc32(payload, zlib.crc32(kind + len(payload).to_bytes(4, "little")))
+
+
 def _records(file: BinaryIO, *, payloads: bool) -> Iterator[tuple[bytes, bytes, int]]:
     """Kind, payload (only its fixed head where ``payloads`` is false) and the end's position.
 
@@ -85,7 +89,7 @@ def _records(file: BinaryIO, *, payloads: bool) -> Iterator[tuple[bytes, bytes, 
     while len(head := file.read(_HEAD.size)) == _HEAD.size:
         kind, size, crc = _HEAD.unpack(head)
         payload = file.read(size)
-        if len(payload) < size or zlib.crc32(payload) != crc:
+        if len(payload) < size or _checksum(kind, payload) != crc:
             return
         position += _HEAD.size + size
         yield kind, payload if payloads or kind != b"P" else payload[: _PACKET.size], position
@@ -136,14 +140,17 @@ class Journal:
     ) -> None:
         self.path = path
         # Unbuffered: an error belongs to the frame that caused it, and a kill loses nothing.
-        if contents is None:
-            self._file = path.open("wb", buffering=0)
-            self._write(MAGIC)
-            self._put(b"H", _dump(settings))
-        else:
-            self._file = path.open("r+b", buffering=0)
-            self._file.truncate(contents.size)
-            self._file.seek(contents.size)
+        self._file = path.open("wb" if contents is None else "r+b", buffering=0)
+        try:
+            if contents is None:
+                self._write(MAGIC)
+                self._put(b"H", _dump(settings))
+            else:
+                self._file.truncate(contents.size)
+                self._file.seek(contents.size)
+        except OSError:
+            self._file.close()
+            raise
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -151,7 +158,7 @@ class Journal:
             view = view[self._file.write(view) or 0 :]
 
     def _put(self, kind: bytes, payload: bytes) -> None:
-        self._write(_HEAD.pack(kind, len(payload), zlib.crc32(payload)) + payload)
+        self._write(_HEAD.pack(kind, len(payload), _checksum(kind, payload)) + payload)
 
     def frame(self, time: int, duration: int) -> None:
         """The next frame's time and duration."""

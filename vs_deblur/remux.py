@@ -267,12 +267,7 @@ def _add_video(
     starts_late: bool,
 ) -> Stream:
     """The stream of the encoded frames. Its encoder is opened for its headers only."""
-    try:
-        stream = cast("VideoStream", output.add_stream(recipe.codec, rate=recipe.rate))
-    except ValueError as error:
-        raise OutputError(
-            f"{recipe.container} cannot hold {recipe.codec}", None, "use .mkv"
-        ) from error
+    stream = cast("VideoStream", output.add_stream(recipe.codec, rate=recipe.rate))
     recipe.apply(stream.codec_context)
     stream.time_base = time_base
     stream.metadata.update(_metadata(source.metadata))

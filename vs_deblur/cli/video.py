@@ -59,16 +59,14 @@ def chunk_length(segment: int) -> int:
     return CHUNK if not segment else max(round(CHUNK / segment), 1) * segment
 
 
-def _settings(
-    reader: VideoReader, deblurrer: Deblurrer, model: ModelSettings, recipe: Recipe, start: int
-) -> dict[str, object]:
+def _settings(job: Job, deblurrer: Deblurrer, model: ModelSettings) -> dict[str, object]:
     """Everything that the packets of a chunk depend on."""
     import av
     import torch
 
     from vs_deblur._version import __version__
 
-    found = Path(reader.path).stat()
+    found, recipe = Path(job.reader.path).stat(), job.recipe
     return {
         "input": [found.st_size, found.st_mtime_ns],
         "model": deblurrer.model,
@@ -79,7 +77,8 @@ def _settings(
         "segment": model.segment,
         "warmup": model.warmup,
         "scene threshold": model.scene_threshold,
-        "start": start,
+        "start": job.frames.start,
+        "chunk": job.chunk,
         "encoder": [recipe.codec, recipe.pix_fmt, recipe.gop, sorted(recipe.options.items())],
         "versions": [__version__, str(torch.__version__), av.__version__],
     }
@@ -211,7 +210,7 @@ class Job:
         """
         from vs_deblur import journal, remux
 
-        settings = _settings(self.reader, deblurrer, model, self.recipe, self.frames.start)
+        settings = _settings(self, deblurrer, model)
         wanted = self.frames.length(None)
         contents = None
         if resume:
@@ -361,6 +360,12 @@ def deblur_file(
 @click.option("--end", type=click.IntRange(min=1), help="Frame before which to stop.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was ended (OUT.part).")
+@click.option(
+    "--chunk",
+    type=click.IntRange(min=1),
+    metavar="FRAMES",
+    help="Frames encoded as one; a resumed run repeats less than that. [default: about 256]",
+)
 @click.option("--allow-interlaced", is_flag=True, help="Take interlaced frames as progressive.")
 @model_options
 def command(
@@ -375,6 +380,7 @@ def command(
     overwrite: bool,
     resume: bool,
     allow_interlaced: bool,
+    chunk: int | None,
     settings: ModelSettings,
 ) -> None:
     """Deblur a video file into another.
@@ -394,6 +400,12 @@ def command(
         raise OutputError("output is not a file", str(output))
     with target:
         job = prepare(
-            source, output, settings, wanted, Range(start, end), allow_interlaced=allow_interlaced
+            source,
+            output,
+            settings,
+            wanted,
+            Range(start, end),
+            allow_interlaced=allow_interlaced,
+            chunk=chunk,
         )
         deblur_file(job, settings, target, resume=resume)

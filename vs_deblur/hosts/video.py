@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 from vs_deblur.avpixels import Layout, Plane, layout, planes_of
 from vs_deblur.errors import InputError
 from vs_deblur.pipeline import ClipInfo
+from vs_deblur.wholeness import is_cut_off
 from vs_deblur_kernels.planes import ChromaLocation, Matrix, PixelFormat
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.packet import Packet
     from av.rational import AVRational
-    from av.stream import Stream
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -256,10 +255,10 @@ class VideoReader:
         import av
 
         stream.thread_type = "AUTO"
-        n, ending = 0, _Ending(stream)
+        n, damaged = 0, False
         try:
             for packet in container.demux():
-                ending.see(packet)
+                damaged = damaged or bool(packet.size and packet.is_corrupt)
                 if packet.stream.index != stream.index:
                     continue
                 for frame in stream.decode(packet):
@@ -271,63 +270,12 @@ class VideoReader:
                 self.path,
                 f"--end {n} keeps the frames before it" if n else None,
             ) from error
-        if missing := ending.missing():
+        if damaged or is_cut_off(Path(self.path)):
             raise InputError(
-                f"the file is cut off after frame {n - 1}: {missing}",
+                f"the file is cut off after frame {n - 1}",
                 self.path,
                 f"--end {n} keeps the frames that are there",
             )
-
-
-class _Ending:
-    """Tells whether a file ended where it says that it would."""
-
-    def __init__(self, stream: VideoStream) -> None:
-        self.stream = stream
-        self.damaged = False
-        self.begin: int | None = None
-        self.end = 0
-        self.packets = 0
-
-    def see(self, packet: Packet[Stream]) -> None:
-        """Look at a packet of any stream."""
-        if packet.size and packet.is_corrupt:
-            self.damaged = True
-        if packet.stream.index == self.stream.index and packet.pts is not None:
-            self.packets += 1
-            self.begin = packet.pts if self.begin is None else min(self.begin, packet.pts)
-            self.end = max(self.end, packet.pts + (packet.duration or 0))
-
-    def missing(self) -> str:
-        """What is missing, empty if nothing is."""
-        if self.damaged:
-            return "a packet is not whole"
-        if self.begin is None or not self.packets:
-            return ""
-        expected = self._expected()
-        if expected is None:
-            return ""
-        lacking = expected - (self.end - self.begin)
-        # Headers round, and a last frame's duration is often unknown.
-        tolerance = max(3 * (self.end - self.begin) / self.packets, expected * 0.02)
-        if lacking <= tolerance:
-            return ""
-        seconds = lacking * float(self.stream.time_base)
-        return f"{seconds:.2f} s less than its header says"
-
-    def _expected(self) -> float | None:
-        """Length that the header states, in units of the stream's time base."""
-        if self.stream.duration:
-            return float(self.stream.duration)
-        stated = self.stream.metadata.get("DURATION")  # Matroska
-        if not stated:
-            return None
-        try:
-            hours, minutes, seconds = stated.split(":")
-            total = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        except ValueError:
-            return None
-        return float(total / float(self.stream.time_base)) - (self.begin or 0)
 
 
 class _Clock:
