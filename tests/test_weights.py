@@ -183,12 +183,17 @@ def test_no_default_of_a_kind(folder: Path) -> None:
         locate("auto", "photo")
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs file permissions")
-def test_a_file_that_may_not_be_read(good: Path, tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
-    shutil.copy(good, path)
-    path.chmod(0)
-    assert "Permission denied" in refusal(path)
+@pytest.mark.parametrize("own", [True, False])
+def test_a_file_that_may_not_be_read(
+    folder: Path, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    assert load("tiny").name == "tiny"  # the manifest has been read
+    monkeypatch.setattr(Path, "open", refused)
+    monkeypatch.setattr("safetensors.safe_open", refused)
+    assert "Permission denied" in refusal(folder / "tiny.safetensors" if own else "tiny")
 
 
 # --------------------------------------------------------------------- 39, 40: damaged files
