@@ -82,7 +82,7 @@ def test_a_signal_leaves_whole_chunks_and_resume_gives_the_same_bytes(
 def test_frames_are_counted_and_the_model_is_named(
     run: StartRun, source: Path, tmp_path: Path
 ) -> None:
-    result = run("video", source, tmp_path / "a.mkv", *OPTIONS, "--end", 9).finish()
+    result = run("video", source, tmp_path / "a.mkv", *OPTIONS, "--end", 8).finish()
     assert result.code == 0
     assert result.out == b""
     assert "on cpu" in result.err

@@ -357,7 +357,7 @@ def deblur_file(
 @click.option("--preset", help="The encoder's preset, e.g. slow.")
 @click.option("--lossless", is_flag=True, help="Keep every sample exactly (.mkv: FFV1).")
 @click.option("--start", type=click.IntRange(min=0), default=0, help="First frame, from 0.")
-@click.option("--end", type=click.IntRange(min=1), help="Frame before which to stop.")
+@click.option("--end", "last", type=click.IntRange(min=0), help="Last frame, inclusive.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was ended (OUT.part).")
 @click.option(
@@ -376,7 +376,7 @@ def command(
     preset: str | None,
     lossless: bool,
     start: int,
-    end: int | None,
+    last: int | None,
     overwrite: bool,
     resume: bool,
     allow_interlaced: bool,
@@ -391,8 +391,8 @@ def command(
     """
     from vs_deblur.encoder import Wanted, container_for
 
-    if end is not None and end <= start:
-        raise UsageError(f"--end {end} is not after --start {start}")
+    if last is not None and last < start:
+        raise UsageError(f"--end must not be before --start, got {last} and {start}")
     container_for(output)
     wanted = Wanted(codec, crf, preset, lossless)
     target = OutputFile(output, overwrite=overwrite, inputs=(source,), keep_part=True)
@@ -404,7 +404,7 @@ def command(
             output,
             settings,
             wanted,
-            Range(start, end),
+            Range(start, None if last is None else last + 1),
             allow_interlaced=allow_interlaced,
             chunk=chunk,
         )
