@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -175,6 +176,20 @@ def test_a_disk_that_is_full(run: StartRun, full: int) -> None:
     for result, name in ((to_stdout, "stdout"), (by_name, "/dev/full")):
         assert result.code == 4
         assert result.errors == [f"vs-deblur: error: No space left on device at frame 0 ({name})"]
+
+
+def test_a_disk_that_fills_up_leaves_whole_frames(run: StartRun, tmp_path: Path) -> None:
+    path = tmp_path / "a.y4m"
+    process = run("serve", "-", *THROUGH, "-o", path)
+    limit = len(clip(4)) - 100
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    data = clip(9)
+    result = process.finish(data)
+    part = path.with_name("a.y4m.part")
+    assert result.code == 4
+    assert result.errors == [f"vs-deblur: error: File too large at frame 3 ({path})"]
+    assert part.read_bytes() == data[: len(clip(3))]
+    assert not path.exists()
 
 
 def test_a_device_is_written_as_it_is(run: StartRun) -> None:
@@ -367,6 +382,25 @@ def test_a_whole_process_from_start_to_end(tmp_path: Path) -> None:
     assert out == b"YUV4MPEG2 "
     assert len(err.splitlines()) == 2  # which model, and the exit code: nothing else is said
     assert err.splitlines()[-1] == "141"
+
+
+def test_a_whole_process_ends_though_a_thread_is_stuck_in_reading() -> None:
+    command = [sys.executable, "-m", "vs_deblur", "serve", "-", "--quiet"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdin.write(clip(4))
+            process.stdin.flush()
+            assert len(split(process.stdout.read(len(clip(3))))[1]) == 3
+            process.send_signal(signal.SIGINT)
+            assert process.wait(LIMIT) == 130
+            last = process.stderr.read().decode().splitlines()[-1]
+            assert last == "vs-deblur: stopped after 3 frames"
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(
