@@ -21,6 +21,10 @@ from tests.cli.clips import clip, split
 from tests.cli.conftest import StartRun
 from tests.cli.processes import LIMIT, Run
 
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="looks into /proc and sets limits of processes"
+)
+
 NO_MODEL = ("--model", "/nowhere/no.safetensors")  # an error as soon as the model is loaded
 THROUGH = ("--strength", 0)
 BIG = (320, 240)  # a frame is more than a pipe holds
