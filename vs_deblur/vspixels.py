@@ -6,10 +6,12 @@ Pure: takes names and numbers, so that no host but the filter needs VapourSynth 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vs_deblur.errors import InputError
-from vs_deblur_kernels.planes import ChromaLocation, Matrix, PixelFormat
+
+if TYPE_CHECKING:
+    from vs_deblur_kernels.planes import ChromaLocation, Matrix, PixelFormat
 
 # Values of Rec. ITU-T H.273 that mean a matrix of ours.
 _MATRICES: dict[int, Matrix] = {
@@ -59,8 +61,10 @@ def full_range(props: Mapping[str, Any]) -> bool | None:
     value = _integer(props, "_Range")
     if value is not None:
         return value == 1
-    value = _integer(props, "_ColorRange")
-    return None if value is None else value == 0
+    # VapourSynth that knows _Range lists no _ColorRange, and warns whoever asks for it by name.
+    if "_ColorRange" not in list(props):
+        return None
+    return _integer(props, "_ColorRange") == 0
 
 
 def frame_format(
@@ -85,6 +89,8 @@ def frame_format(
     Raises:
         InputError: a matrix that is not a linear map of R'G'B', or a family of other planes.
     """
+    from vs_deblur_kernels.planes import PixelFormat
+
     full = full_range(props)
     if family == "RGB":
         return PixelFormat("rgb", bits, is_float, full_range=full is not False)

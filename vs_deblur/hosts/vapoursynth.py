@@ -43,6 +43,9 @@ _PREPARED_BUDGET = 256 << 20  # bytes for frames that the engine took in
 _SCENE = "_VSDeblurScene"  # prefix of what std.PlaneStats writes, on frames of ours only
 
 
+type ReadFormat = Callable[[vs.VideoNode, int, Mapping[str, Any]], Any]
+
+
 class Engine(Protocol):
     """What the filter needs of :class:`~vs_deblur.engine.Deblurrer`."""
 
@@ -137,13 +140,19 @@ def deblur(
     return _build(clip, engine, scene_threshold)
 
 
-def _build(clip: vs.VideoNode, engine: Engine, scene_threshold: float | None) -> vs.VideoNode:
-    """The filter with any engine."""
+def _build(
+    clip: vs.VideoNode,
+    engine: Engine,
+    scene_threshold: float | None,
+    read_format: ReadFormat | None = None,
+) -> vs.VideoNode:
+    """The filter with any engine; ``read_format`` stands in for :func:`_pixel_format`."""
     if engine.passes_through():
         mark = partial(_mark, model=engine.model)
         marked = _std(clip).ModifyFrame([clip], lambda n, f: mark(f.copy(), n=n, anchor=n))
         return cast(vs.VideoNode, marked)
-    recurrence = _Recurrence(clip, engine, _marked(clip, scene_threshold), scene_threshold)
+    frames = _PreparedFrames(clip, engine, read_format or _pixel_format)
+    recurrence = _Recurrence(clip, engine, frames, scene_threshold)
     return cast(vs.VideoNode, _std(clip).FrameEval(_Owner(recurrence)))
 
 
@@ -295,7 +304,7 @@ class _Recurrence:
     Args:
         clip: the source.
         engine: what computes.
-        marked: the source with what ``scene_threshold`` needs.
+        frames: what it took in.
         scene_threshold: see :func:`deblur`.
     """
 
@@ -303,7 +312,7 @@ class _Recurrence:
         self,
         clip: vs.VideoNode,
         engine: Engine,
-        marked: vs.VideoNode,
+        frames: _PreparedFrames,
         scene_threshold: float | None,
     ) -> None:
         self._clip, self._engine, self._plan = clip, engine, engine.plan
@@ -311,13 +320,14 @@ class _Recurrence:
         self._length = clip.num_frames
         self._cuts = bytearray(self._length)  # facts of the clip, learned from the frames
         self._states = States(_stride(self._plan))
-        self._frames = _PreparedFrames(clip, engine)
+        self._frames = frames
         self._offsets = range(-self._plan.look_behind, self._plan.look_ahead + 1)
 
         # Frames of one pixel, for nodes that stand for nothing but "this is done".
         self._tick: vs.VideoNode = _std(clip).BlankClip(
             width=1, height=1, format=vs.GRAY8, keep=True
         )
+        marked = _marked(clip, scene_threshold)
         self._window = [_shifted(marked, d) for d in self._offsets]
         self._flags = _uncached(self._gate(self._tick, self._learn_flag, marked))
         self._main = _uncached(self._gate(clip, self._decide_main, marked))
@@ -503,8 +513,8 @@ class _Recurrence:
 class _PreparedFrames:
     """The last few frames that the engine took in."""
 
-    def __init__(self, clip: vs.VideoNode, engine: Engine) -> None:
-        self._clip, self._engine = clip, engine
+    def __init__(self, clip: vs.VideoNode, engine: Engine, read_format: ReadFormat) -> None:
+        self._clip, self._engine, self._read_format = clip, engine, read_format
         window = engine.plan.look_behind + 1 + engine.plan.look_ahead
         # Roughly what the engine keeps of a frame: three float32 values a pixel, and its samples.
         size = 16 * clip.width * clip.height
@@ -520,8 +530,8 @@ class _PreparedFrames:
         if n in self._frames:
             self._frames.move_to_end(n)
             return self._frames[n]
-        fmt = _pixel_format(self._clip, n, frame.props)
-        planes = [np.asarray(frame[i]) for i in range(fmt.planes)]
+        fmt = self._read_format(self._clip, n, frame.props)
+        planes = [np.asarray(frame[i]) for i in range(frame.format.num_planes)]
         prepared = self._frames[n] = self._engine.prepare(planes, fmt)
         while len(self._frames) > self._keep:
             self._frames.popitem(last=False)

@@ -1,0 +1,74 @@
+"""The filter in a process of its own for each check; see checks.py for what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vs_deblur_models.registry import build_network, save_network
+
+Isolated = Callable[..., None]
+
+CASES = {
+    1: [[16, 4, 1, 1], [0, 0, 1, 1]],
+    2: [[7, 3, 2, 1], [16, 16, 0, 0]],
+    8: [[16, 4, 1, 1], [1, 1, 1, 1], [32, 0, 0, 2]],
+}
+
+
+@pytest.fixture(scope="module")
+def identity_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A fresh network is the identity: its output convolution is zero."""
+    path = tmp_path_factory.mktemp("weights") / "identity.safetensors"
+    save_network(build_network("strcnn_dtb_lite"), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_any_order_gives_the_same_frames(isolated: Isolated, threads: int) -> None:
+    isolated("toy_orders", threads=threads, cases=CASES[threads])
+
+
+def test_filters_on_filters(isolated: Isolated) -> None:
+    isolated("toy_nested", threads=2)
+
+
+def test_any_order_with_the_trained_network(isolated: Isolated) -> None:
+    isolated("lite_orders", threads=8)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_ends_within_any_memory_limit(isolated: Isolated, threads: int) -> None:
+    isolated("memory_limits", threads=threads)
+
+
+# A process takes seconds to start, so that light checks of one kind share one.
+@pytest.mark.parametrize(
+    "checks",
+    [
+        "short_clips",
+        "chunks,linear_cost,seek_cost",
+        "deep_seek",
+        "influence,detector",
+        "failing_step,failing_source",
+        "late_properties,residency,non_finite",
+        "no_strength,properties_matter",
+        "endurance",
+        "released",
+        "environments",
+    ],
+)
+def test_check(isolated: Isolated, checks: str) -> None:
+    isolated(checks)
+
+
+def test_refused_when_created(isolated: Isolated, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"<html>not found</html>")
+    isolated("refusals", damaged=str(damaged))
+
+
+def test_identity_over_formats(isolated: Isolated, identity_weights: str) -> None:
+    isolated("identity", weights=identity_weights)
