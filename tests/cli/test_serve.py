@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from tests.cli.clips import clip, frames_of, split
 from tests.cli.conftest import StartRun
-from tests.cli.processes import Result
+from tests.cli.processes import LIMIT, Result
 from vs_deblur.hosts import y4m
 
 
@@ -279,6 +281,23 @@ def test_a_script_is_served_as_the_filter_deblurs_it(run: StartRun, tmp_path: Pa
     ).finish()
     same = [a == b for a, b in zip(split(good(unmarked))[1], frames, strict=True)]
     assert same.index(False) == 4  # the first frame that would look beyond a cut
+
+
+def vspipe(path: Path, folder: Path) -> bytes:
+    """The stream that vspipe makes of a script."""
+    programs = Path(sys.executable).parent
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(folder / "config"), "OMP_NUM_THREADS": "1"}
+    for command in (
+        [programs / "vapoursynth", "config"],  # a fresh install's vspipe needs it once
+        [programs / "vspipe", "-c", "y4m", path, folder / "out.y4m"],
+    ):
+        subprocess.run(command, env=environment, capture_output=True, check=True, timeout=LIMIT)
+    return (folder / "out.y4m").read_bytes()
+
+
+def test_the_stream_is_vspipes_of_the_script_with_the_filter(run: StartRun, tmp_path: Path) -> None:
+    ours = good(run("serve", script(tmp_path)).finish())
+    assert ours == vspipe(script(tmp_path, DEBLURRED), tmp_path)
 
 
 def test_what_a_script_does_not_say_is_guessed_with_a_warning(
