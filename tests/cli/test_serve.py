@@ -287,10 +287,11 @@ def vspipe(path: Path, folder: Path) -> bytes:
     """The stream that vspipe makes of a script."""
     programs = Path(sys.executable).parent
     environment = {**os.environ, "XDG_CONFIG_HOME": str(folder / "config"), "OMP_NUM_THREADS": "1"}
-    for command in (
+    commands: tuple[list[str | Path], ...] = (
         [programs / "vapoursynth", "config"],  # a fresh install's vspipe needs it once
         [programs / "vspipe", "-c", "y4m", path, folder / "out.y4m"],
-    ):
+    )
+    for command in commands:
         subprocess.run(command, env=environment, capture_output=True, check=True, timeout=LIMIT)
     return (folder / "out.y4m").read_bytes()
 
