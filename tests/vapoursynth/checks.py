@@ -358,7 +358,7 @@ def refusals(damaged: str) -> None:
     def raising(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
         raise RuntimeError("cannot decode")
 
-    assert "cannot decode" in created(good.std.ModifyFrame([good], raising))  # type: ignore[attr-defined]
+    assert "cannot decode" in created(core.std.ModifyFrame(good, [good], raising))
 
     assert "strength must be 0..1" in created(strength=1.5)
     assert "strength must be 0..1" in created(strength=float("nan"))
@@ -560,7 +560,7 @@ def environments() -> None:
     """20 environments, created and destroyed with the filter as their output."""
     from vs_deblur.engine import Deblurrer
 
-    policy = Policy()
+    policy = _policy()
     vs.register_policy(policy)
     resident = []
     engines: list[weakref.ref[Deblurrer]] = []
@@ -584,22 +584,26 @@ def environments() -> None:
     assert len(ours) == 1
 
 
-class Policy(vs.EnvironmentPolicy):
+def _policy() -> Any:
     """The simplest host with several environments."""
 
-    def __init__(self) -> None:
-        self.api: Any = None
-        self.current: Any = None
+    def registered(self: Any, special_api: Any) -> None:
+        self.api, self.current = special_api, None
 
-    def on_policy_registered(self, special_api: Any) -> None:
-        self.api = special_api
-
-    def on_policy_cleared(self) -> None:
+    def cleared(self: Any) -> None:
         self.api = None
 
-    def get_current_environment(self) -> Any:
+    def current(self: Any) -> Any:
         return self.current
 
-    def set_environment(self, environment: Any) -> Any:
+    def switch(self: Any, environment: Any) -> Any:
         before, self.current = self.current, environment
         return before
+
+    methods = {
+        "on_policy_registered": registered,
+        "on_policy_cleared": cleared,
+        "get_current_environment": current,
+        "set_environment": switch,
+    }
+    return type("Policy", (vs.EnvironmentPolicy,), methods)()
