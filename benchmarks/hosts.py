@@ -78,7 +78,7 @@ def run_engine(clip: Path, _: Path) -> None:
 
 def run_filter(clip: Path, _: Path) -> None:
     """``deblur()`` in a graph, pulled in order."""
-    import vapoursynth as vs  # type: ignore[import-untyped]
+    import vapoursynth as vs
 
     from vs_deblur import deblur
 

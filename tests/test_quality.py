@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.data import load_pairs
-from training.publish import measure
 from vs_deblur.engine import Deblurrer
+from vs_deblur.measuring import image_runs, measure
+from vs_deblur.metrics import psnr
+from vs_deblur.sequences import pair_folders
 
 VALIDATION = ("reds_train000_320x180", "reds_train001_320x180")
 SMALL_SEQUENCES = (
@@ -32,8 +33,9 @@ def deblurrer() -> Deblurrer:
 
 
 def gains(deblurrer: Deblurrer, folder: Path) -> list[float]:
-    found = [measure(deblurrer, s) for s in load_pairs(folder)]
-    return [after - before for before, after in found]
+    found = [measure(s.name, image_runs(s), deblurrer).gain for s in pair_folders(folder)]
+    assert found
+    return [g for g in found if g is not None]
 
 
 @pytest.mark.shared
@@ -78,11 +80,6 @@ def shaken(frames: int, size: tuple[int, int] = (96, 128)) -> Iterator[tuple[Any
         pair = (np.mean(exposure, axis=0), exposure[5])
         blurred, sharp = ((p * 255).round().astype(np.uint8) for p in pair)
         yield blurred, sharp
-
-
-def psnr(a: NDArray[Any], b: NDArray[Any]) -> float:
-    mse = float(((a.astype(np.float64) - b) ** 2).mean())
-    return 10 * float(np.log10(255**2 / max(mse, 1e-9)))
 
 
 def test_stable_and_of_use_over_hundreds_of_frames() -> None:

@@ -23,8 +23,6 @@ from tests.test_networks import SMALL_LITE
 from training.data import (
     PairSequence,
     Sampler,
-    consecutive_runs,
-    list_images,
     load_high_speed,
     load_pairs,
     prepare,
@@ -40,6 +38,7 @@ from training.synthesis import (
     to_linear,
 )
 from training.train import Recipe, Trainer, dead_share, unroll, validation_gain
+from vs_deblur.sequences import images
 from vs_deblur.weights import read_tensors
 from vs_deblur_models.registry import build_network, from_state
 from vs_deblur_models.strcnn import StrcnnDtbLite
@@ -59,7 +58,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         picture = np.kron(fine, np.ones((5, 5, 1))) * 200 + rng.random((300, 400, 3)) * 40
         Image.fromarray(picture.astype(np.uint8)).save(folder / f"{i}.png")
     (folder / "ATTRIBUTION.csv").write_text("not a picture\n")
-    return list_images(folder)
+    return images(folder)
 
 
 def moving(frames: int, size: int = 64) -> PairSequence:
@@ -181,8 +180,6 @@ def test_runs_of_numbers_are_sequences(tmp_path: Path) -> None:
         (tmp_path / kind).mkdir()
         for number in (1, 2, 3, 7, 8):
             Image.new("RGB", (8, 6), (number, 0, 0)).save(tmp_path / kind / f"{number:06d}.png")
-    runs = consecutive_runs(tmp_path / "blur")
-    assert [[int(p.stem) for p in run] for run in runs] == [[1, 2, 3], [7, 8]]
     pairs = load_pairs(tmp_path, reduce=(1, 2))
     assert [(len(p), p.blurred.shape[1:3]) for p in pairs] == [
         (3, (6, 8)),
@@ -350,10 +347,10 @@ import torch
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
 from tests.test_training import recipe_for, sampler_for
-from training.data import list_images
+from vs_deblur.sequences import images
 from training.train import Trainer
 folder = Path(sys.argv[2])
-sampler = sampler_for(list_images(Path(sys.argv[3])), folder / "cache")
+sampler = sampler_for(images(Path(sys.argv[3])), folder / "cache")
 trainer = Trainer(recipe_for(steps=3), sampler, folder / "run", "cpu")
 trainer.run([])
 torch.save(trainer.network.state_dict(), folder / f"rank{trainer.rank}.pt")

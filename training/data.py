@@ -15,35 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from training.synthesis import SynthesisConfig, make_sequence, to_encoded, to_linear
+from vs_deblur.sequences import pair_folders, read_pairs
 
 Frames = NDArray[np.uint8]
-
-
-def read_image(path: Path) -> Frames:
-    """An image file as (H, W, 3) uint8."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The image files of a folder, by name."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES)
-
-
-def consecutive_runs(folder: Path) -> list[list[Path]]:
-    """The files of a folder as runs of consecutive numbers: a gap in the numbers is a cut."""
-    runs: list[list[Path]] = []
-    last = None
-    for path in sorted(p for p in folder.iterdir() if p.stem.isdigit()):
-        number = int(path.stem)
-        if last is None or number != last + 1:
-            runs.append([])
-        runs[-1].append(path)
-        last = number
-    return runs
 
 
 @dataclass(frozen=True)
@@ -65,18 +39,18 @@ def load_pairs(folder: Path, reduce: Sequence[int] = (1,)) -> list[PairSequence]
         folder: holds ``blur`` and ``sharp`` with files of equal names.
         reduce: whole factors by which copies are reduced (box filter), 1 for the original.
     """
-    sequences = []
-    for run in consecutive_runs(folder / "blur"):
-        blurred = [Image.fromarray(read_image(p)) for p in run]
-        sharp = [Image.fromarray(read_image(folder / "sharp" / p.name)) for p in run]
-        for factor in reduce:
-            stacks = [
-                np.stack([np.asarray(i.reduce(factor) if factor > 1 else i) for i in images])
-                for images in (blurred, sharp)
-            ]
-            name = f"{folder.name}/{run[0].stem}" + (f"/{factor}" if factor > 1 else "")
-            sequences.append(PairSequence(name, *stacks))
-    return sequences
+    found = []
+    for sequence in pair_folders(folder):
+        for run in sequence.runs:
+            frames = [[Image.fromarray(x) for x in pair] for pair in read_pairs(run)]
+            for factor in reduce:
+                blurred, sharp = (
+                    np.stack([np.asarray(i.reduce(factor) if factor > 1 else i) for i in images])
+                    for images in zip(*frames, strict=True)
+                )
+                name = f"{sequence.name}/{run[0].blurred.stem}"
+                found.append(PairSequence(name + f"/{factor}" * (factor > 1), blurred, sharp))
+    return found
 
 
 def load_high_speed(path: Path, tau: int, period: int, linear: bool) -> PairSequence:

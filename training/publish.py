@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from training.data import PairSequence, load_pairs
-from training.train import Recipe, psnr
+from training.train import Recipe
 from vs_deblur.engine import Deblurrer
+from vs_deblur.measuring import SequenceFigures, image_runs, measure
+from vs_deblur.sequences import pair_folders
 from vs_deblur.weights import read_tensors, sha256_of
 from vs_deblur_models.registry import from_state, save_network
 
@@ -20,17 +20,6 @@ ATTRIBUTION = (
     "sequences at 320x180 (Nah et al., NTIRE 2019, CC BY 4.0); sequences synthesised from 276 "
     "photographs (CC0, public domain, CC BY, Unsplash, Pexels and Pixabay licences)"
 )
-
-
-def measure(deblurrer: Deblurrer, sequence: PairSequence) -> tuple[float, float]:
-    """Mean PSNR in dB of a sequence before and after, 8-bit, edge frames repeated at the ends."""
-    before, after = [], []
-    outputs = deblurrer.video(list(sequence.blurred))
-    for blurred, sharp, out in zip(sequence.blurred, sequence.sharp, outputs, strict=True):
-        reference = sharp.astype(np.float64) / 255
-        before.append(psnr(float(((blurred / 255 - reference) ** 2).mean())))
-        after.append(psnr(float(((out / 255 - reference) ** 2).mean())))
-    return float(np.mean(before)), float(np.mean(after))
 
 
 def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: Path) -> Path:
@@ -53,8 +42,12 @@ def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: 
     target = folder / f"{name}.safetensors"
     save_network(network, target, torch.float16)
     deblurrer = Deblurrer(str(target), device="cpu", precision="fp32")
-    rows = {s.name: measure(deblurrer, s) for v in recipe.validation for s in load_pairs(data / v)}
-    gains = {k.split("/")[0]: round(after - before, 3) for k, (before, after) in rows.items()}
+    rows = [
+        measure(s.name, image_runs(s), deblurrer)
+        for v in recipe.validation
+        for s in pair_folders(data / v)
+    ]
+    gains = {row.name: round(row.gain, 3) for row in rows if row.gain is not None}
     manifest = folder / "manifest.json"
     entries: dict[str, Any] = {}
     if manifest.exists():
@@ -83,14 +76,15 @@ def _card(
     name: str,
     network: Any,
     recipe: str,
-    rows: dict[str, tuple[float, float]],
+    rows: list[SequenceFigures],
     digest: str,
 ) -> str:
     spec = network.spec
     parameters = sum(p.numel() for p in network.parameters())
     table = "\n".join(
-        f"| {k.split('/')[0]} | {before:.2f} | {after:.2f} | {after - before:+.2f} |"
-        for k, (before, after) in rows.items()
+        f"| {r.name} | {r.psnr_before:.2f} | {r.psnr_after:.2f} | {r.gain:+.2f} "
+        f"| {r.ssim_before:.4f} | {r.ssim_after:.4f} |"
+        for r in rows
     )
     cost = spec.flops_per_pixel * 640 * 480 / 1e9
     return f"""# {name}
@@ -108,8 +102,8 @@ def _card(
 
 PSNR in dB on pairs that training never saw (float32 on the CPU, 8-bit result, mean over frames):
 
-| sequence | blurred | deblurred | gain |
-|---|---|---|---|
+| sequence | PSNR blurred | deblurred | gain | SSIM blurred | deblurred |
+|---|---|---|---|---|---|
 {table}
 
 Made for camera shake and object motion as cameras average it. It does not remove defocus, noise or

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from training.data import PairSequence, Sampler, list_images, load_high_speed, load_pairs
+from training.data import PairSequence, Sampler, load_high_speed, load_pairs
 from training.losses import LOSSES, weight_penalty
 from training.synthesis import SynthesisConfig
+from vs_deblur.sequences import images
 from vs_deblur_models.blocks import DynamicTemporalBlending, ResBlock
 from vs_deblur_models.registry import build_network, save_network
 from vs_deblur_models.spec import State, VideoNetwork
@@ -149,7 +150,7 @@ def make_sampler(recipe: Recipe, data: Path, cache: Path) -> Sampler:
         pairs=pairs,
         weights=weights,
         synthesis=recipe.synthesis,
-        photos=list_images(data / recipe.photos),
+        photos=images(data / recipe.photos),
         cache=cache,
         count=recipe.synthetic_count,
         real_share=recipe.real_share,
