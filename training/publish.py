@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,10 @@ def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: 
     network = from_state(state, metadata)
     name = recipe.network
     target = folder / f"{name}.safetensors"
-    save_network(network, target, torch.float16)
-    deblurrer = Deblurrer(str(target), device="cpu", precision="fp32")
+    # Measured beside the shipped file, which is replaced together with its manifest at the end.
+    fresh = weights.with_name(f"{name}-fp16.safetensors")
+    save_network(network, fresh, torch.float16)
+    deblurrer = Deblurrer(str(fresh), device="cpu", precision="fp32")
     rows = [
         measure(s.name, image_runs(s), deblurrer)
         for v in recipe.validation
@@ -56,7 +59,7 @@ def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: 
         "name": name,
         "file": target.name,
         "network": name,
-        "sha256": sha256_of(target),
+        "sha256": sha256_of(fresh),
         "licence": "MIT",
         "training_data": ATTRIBUTION,
         "recipe": recipe_file.name,
@@ -65,6 +68,7 @@ def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: 
         "default": name == "strcnn_dtb_lite",
     }
     text = json.dumps({"models": list(entries.values())}, indent=2, ensure_ascii=False)
+    shutil.copyfile(fresh, target)
     manifest.write_text(text + "\n")
     card = root / "models" / "cards" / f"{name}.md"
     card.parent.mkdir(exist_ok=True)
