@@ -132,27 +132,38 @@ def yuv_matrix(matrix: Matrix) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32)
 
 
-def _double(x: Tensor, cosited: bool) -> Tensor:
-    """Double the last axis by linear interpolation at the siting, edges repeated."""
+def _double(x: Tensor, cosited: bool, axis: int) -> Tensor:
+    """Double an axis (counted from the front) by linear interpolation at the siting.
+
+    The edges are repeated. Written row by row into place: this runs for every frame.
+    """
+    count = x.shape[axis]
+    out = x.new_empty((*x.shape[: axis + 1], 2, *x.shape[axis + 1 :]))
+    even, odd = out.select(axis + 1, 0), out.select(axis + 1, 1)
+    here, following = x.narrow(axis, 0, count - 1), x.narrow(axis, 1, count - 1)
+    odd.narrow(axis, count - 1, 1).copy_(x.narrow(axis, count - 1, 1))
     if cosited:
-        following = torch.cat((x[..., 1:], x[..., -1:]), dim=-1)
-        pair = (x, (x + following) * 0.5)
+        even.copy_(x)
+        odd.narrow(axis, 0, count - 1).copy_(torch.lerp(here, following, 0.5))
     else:
-        before = torch.cat((x[..., :1], x[..., :-1]), dim=-1)
-        following = torch.cat((x[..., 1:], x[..., -1:]), dim=-1)
-        pair = (before * 0.25 + x * 0.75, x * 0.75 + following * 0.25)
-    return torch.stack(pair, dim=-1).flatten(-2)
+        even.narrow(axis, 0, 1).copy_(x.narrow(axis, 0, 1))
+        even.narrow(axis, 1, count - 1).copy_(torch.lerp(following, here, 0.25))
+        odd.narrow(axis, 0, count - 1).copy_(torch.lerp(here, following, 0.25))
+    return out.flatten(axis, axis + 1)
 
 
-def _halve(x: Tensor, cosited: bool) -> Tensor:
-    """Halve the last axis (an odd end is repeated), the counterpart of :func:`_double`."""
-    if x.shape[-1] % 2:
-        x = torch.cat((x, x[..., -1:]), dim=-1)
-    even, odd = x[..., 0::2], x[..., 1::2]
+def _halve(x: Tensor, cosited: bool, axis: int) -> Tensor:
+    """Halve an axis (an odd end is repeated), the counterpart of :func:`_double`."""
+    if x.shape[axis] % 2:
+        x = torch.cat((x, x.narrow(axis, x.shape[axis] - 1, 1)), dim=axis)
+    pairs = x.unflatten(axis, (-1, 2))  # type: ignore[no-untyped-call]
+    even, odd = pairs.select(axis + 1, 0), pairs.select(axis + 1, 1)
     if not cosited:
-        return (even + odd) * 0.5
-    before = torch.cat((even[..., :1], odd[..., :-1]), dim=-1)
-    return before * 0.25 + even * 0.5 + odd * 0.25
+        halved: Tensor = (even + odd) * 0.5
+        return halved
+    before = torch.cat((even.narrow(axis, 0, 1), odd.narrow(axis, 0, odd.shape[axis] - 1)), axis)
+    weighted: Tensor = before * 0.25 + even * 0.5 + odd * 0.25
+    return weighted
 
 
 def _bottom_flipped(fmt: PixelFormat) -> bool:
@@ -163,34 +174,32 @@ def _bottom_flipped(fmt: PixelFormat) -> bool:
 def upsample_chroma(x: Tensor, fmt: PixelFormat, height: int, width: int) -> Tensor:
     """Chroma (…, h, w) at the luma's size, (…, height, width)."""
     horizontal, vertical = fmt._cosited
+    columns, rows = x.ndim - 1, x.ndim - 2
     for _ in range(fmt.subsampling[0]):
-        x = _double(x, horizontal)
+        x = _double(x, horizontal, columns)
     if fmt.subsampling[1]:
         flip = _bottom_flipped(fmt)
-        x = x.flip(-2) if flip else x
-        x = x.transpose(-1, -2)
+        x = x.flip(rows) if flip else x
         for _ in range(fmt.subsampling[1]):
-            x = _double(x, vertical or flip)
-        x = x.transpose(-1, -2)
-        x = x.flip(-2) if flip else x
+            x = _double(x, vertical or flip, rows)
+        x = x.flip(rows) if flip else x
     return x[..., :height, :width]
 
 
 def downsample_chroma(x: Tensor, fmt: PixelFormat) -> Tensor:
     """Values at the luma's size, (…, H, W), reduced to the chroma's size."""
     horizontal, vertical = fmt._cosited
-    for _ in range(fmt.subsampling[0]):
-        x = _halve(x, horizontal)
+    columns, rows = x.ndim - 1, x.ndim - 2
     if fmt.subsampling[1]:
         flip = _bottom_flipped(fmt)
-        x = x.transpose(-1, -2)
         for _ in range(fmt.subsampling[1]):
-            if flip and x.shape[-1] % 2:
-                x = torch.cat((x, x[..., -1:]), dim=-1)
-            x = x.flip(-1) if flip else x
-            x = _halve(x, vertical or flip)
-            x = x.flip(-1) if flip else x
-        x = x.transpose(-1, -2)
+            if flip and x.shape[rows] % 2:
+                x = torch.cat((x, x[..., -1:, :]), dim=rows)
+            x = x.flip(rows) if flip else x
+            x = _halve(x, vertical or flip, rows)
+            x = x.flip(rows) if flip else x
+    for _ in range(fmt.subsampling[0]):
+        x = _halve(x, horizontal, columns)
     return x
 
 
