@@ -34,44 +34,51 @@ deblur(clip, segment=8, warmup=2, model=globals().get("model", "auto")).set_outp
 """
 
 
-@pytest.fixture(params=[TOY, LITE], ids=["toy", "lite"])
-def script(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    path = tmp_path / "script.vpy"
-    path.write_text(request.param)
-    return str(path)
-
-
 def _written(vspipe: Vspipe, path: Path, *arguments: str) -> bytes:
     done = vspipe(*arguments, str(path))
     assert done.returncode == 0, done.stderr
     return path.read_bytes()
 
 
-def test_any_number_of_requests_and_threads(vspipe: Vspipe, script: str, tmp_path: Path) -> None:
-    toy = "Toy" in Path(script).read_text()
-    matrix = [(r, t) for r in (1, 2, 8, 32) for t in (1, 2, 8)] if toy else [(1, 1), (32, 8)]
-    digests = set()
-    for requests, threads in matrix:
-        arguments = ["-c", "y4m", "-r", str(requests), "-a", f"threads={threads}", script]
-        written = _written(vspipe, tmp_path / "out.y4m", *arguments)
-        digests.add(hashlib.md5(written).hexdigest())
-    assert len(digests) == 1
+def _digest(vspipe: Vspipe, tmp_path: Path, script: Path, requests: int, threads: int) -> str:
+    arguments = ["-c", "y4m", "-r", str(requests), "-a", f"threads={threads}", str(script)]
+    return hashlib.md5(_written(vspipe, tmp_path / "out.y4m", *arguments)).hexdigest()
 
 
-def test_chunks_end_to_end(vspipe: Vspipe, script: str, tmp_path: Path) -> None:
-    whole = _written(vspipe, tmp_path / "whole", script)
-    pieces = 4 if "Toy" in Path(script).read_text() else 2
+def _chunks(vspipe: Vspipe, tmp_path: Path, script: Path, pieces: int) -> bytes:
+    """The clip in pieces between random borders, by as many processes at once."""
     inside = random.Random(7).sample(range(1, LENGTH), pieces - 1)
-    borders = [0, *sorted(inside), LENGTH]
 
     def chunk(border: tuple[int, int]) -> bytes:
         first, end = border
         path = tmp_path / f"chunk{first}"
-        return _written(vspipe, path, "-s", str(first), "-e", str(end - 1), script)
+        return _written(vspipe, path, "-s", str(first), "-e", str(end - 1), str(script))
 
     with ThreadPoolExecutor(pieces) as all_at_once:
-        chunks = list(all_at_once.map(chunk, pairwise(borders)))
-    assert b"".join(chunks) == whole
+        return b"".join(all_at_once.map(chunk, pairwise([0, *sorted(inside), LENGTH])))
+
+
+def test_any_number_of_requests_and_threads(vspipe: Vspipe, tmp_path: Path) -> None:
+    script = tmp_path / "script.vpy"
+    script.write_text(TOY)
+    matrix = [(r, t) for r in (1, 2, 8, 32) for t in (1, 2, 8)]
+    assert len({_digest(vspipe, tmp_path, script, r, t) for r, t in matrix}) == 1
+
+
+def test_chunks_end_to_end(vspipe: Vspipe, tmp_path: Path) -> None:
+    script = tmp_path / "script.vpy"
+    script.write_text(TOY)
+    whole = _written(vspipe, tmp_path / "whole", str(script))
+    assert _chunks(vspipe, tmp_path, script, 4) == whole
+
+
+def test_the_trained_network(vspipe: Vspipe, tmp_path: Path) -> None:
+    script = tmp_path / "script.vpy"
+    script.write_text(LITE)
+    whole = _written(vspipe, tmp_path / "whole", "-r", "1", "-a", "threads=1", str(script))
+    busy = _written(vspipe, tmp_path / "busy", "-r", "32", "-a", "threads=8", str(script))
+    assert busy == whole
+    assert _chunks(vspipe, tmp_path, script, 2) == whole
 
 
 def test_damaged_model_ends_vspipe(vspipe: Vspipe, tmp_path: Path) -> None:
