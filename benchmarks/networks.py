@@ -29,13 +29,14 @@ NETWORKS = ("strcnn_dtb_lite", "strcnn_dtb")
 
 def milliseconds(run: Callable[[], object], repeat: int, device: str) -> tuple[float, float]:
     """Median and 80th percentile of the time of a call, after one to warm up."""
+    on_gpu = torch.device(device).type == "cuda"
     times = []
     for i in range(repeat + 1):
-        if device == "cuda":
+        if on_gpu:
             torch.cuda.synchronize()
         start = time.perf_counter()
         run()
-        if device == "cuda":
+        if on_gpu:
             torch.cuda.synchronize()
         if i:
             times.append((time.perf_counter() - start) * 1e3)

@@ -228,16 +228,61 @@ def test_values_beyond_the_range_are_kept(weights: Path) -> None:
     )
 
 
-def test_a_network_that_overflows_is_an_error(weights: Path) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", ["frame", "state"])
+def test_a_network_that_overflows_is_an_error(weights: Path, value: float, where: str) -> None:
+    """Infinities too: clamped they would pass for white and black."""
     deblurrer = Deblurrer(str(weights), device="cpu")
 
     class Overflowing:
         def step(self, x: torch.Tensor, _: Any) -> Any:
-            return x[:, 3:6] * float("nan"), ()
+            bad = torch.full_like(x[:, 3:6], value)
+            return (bad, ()) if where == "frame" else (x[:, 3:6], (bad,))
 
     deblurrer.network = Overflowing()
     with pytest.raises(EngineError, match="not finite"):
         run(deblurrer, clip(1, 32, 32))
+
+
+@pytest.mark.parametrize("place", ["to_rgb", "pad_to", "add_rgb"])
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), DeviceError),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceError),
+        (RuntimeError("The size of tensor a must match the size of tensor b"), EngineError),
+    ],
+)
+def test_faults_outside_the_network_are_named_too(
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    error: Exception,
+    expected: type[Exception],
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    deblurrer = Deblurrer(str(weights), device="cpu")
+    monkeypatch.setattr(engine, place, fail)
+    with pytest.raises(expected):
+        run(deblurrer, clip(1, 32, 32))
+
+
+def test_a_warm_up_is_never_longer_than_a_segment(weights: Path) -> None:
+    assert Deblurrer(str(weights), device="cpu", segment=4).plan.warmup == 4
+    frames = clip(9, 16, 16)
+    short, exact = (
+        run(Deblurrer(str(weights), device="cpu", segment=4, warmup=w), frames) for w in (8, 4)
+    )
+    assert np.array_equal(short, exact)
+
+
+def test_byte_order_of_arrays_does_not_matter(weights: Path) -> None:
+    frames = clip(2, 16, 16, "uint16")
+    deblurrer = Deblurrer(str(weights), device="cpu")
+    swapped = run(deblurrer, [f.astype(">u2") for f in frames])
+    assert np.array_equal(swapped, run(deblurrer, frames))
 
 
 def test_bf16_stays_close_to_fp32() -> None:
@@ -272,7 +317,6 @@ def test_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"device": "mps"}, UsageError),
         ({"segment": -1}, UsageError),
         ({"warmup": -1}, UsageError),
-        ({"segment": 4, "warmup": 5}, UsageError),
         ({"device": "cuda:99"}, DeviceError),
     ],
 )

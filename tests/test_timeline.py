@@ -118,7 +118,7 @@ def test_a_seek_costs_at_most_segment_and_warmup() -> None:
 
 @pytest.mark.parametrize(
     ("segment", "warmup", "what"),
-    [(-1, 0, "segment"), (8, -1, "warmup"), (8, 9, "at most segment"), (0, -1, "warmup")],
+    [(-1, 0, "segment"), (8, -1, "warmup"), (0, -1, "warmup")],
 )
 def test_plans_that_cannot_be(segment: int, warmup: int, what: str) -> None:
     with pytest.raises(UsageError, match=what):

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vs_deblur.errors import DeviceError, EngineError, InputError, UsageError
+from vs_deblur.errors import DeblurError, DeviceError, EngineError, InputError, UsageError
 from vs_deblur.tiling import padded_size, round_up, tile_for_budget, tiles
 from vs_deblur.timeline import Output, Plan, stream
 from vs_deblur.weights import load
@@ -133,6 +133,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+def is_device_failure(error: BaseException) -> bool:
+    """Whether an error means that the device is lost: nothing on it can be tried again."""
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):
+        return True
+    text = str(error).lower()
+    return any(sign in text for sign in ("cuda", "cudnn", "cublas", "unspecified launch"))
+
+
+def _is_finite(x: Tensor) -> bool:
+    # x * 0 is NaN exactly for NaN and the infinities; the sum finds one in one pass.
+    return bool((x * 0).sum() == 0)
+
+
 class Deblurrer:
     """A deblurring network, ready to run.
 
@@ -146,7 +159,7 @@ class Deblurrer:
             needs); None chooses by memory. Tiles give the whole frame's result: they are read with
             a halo of the network's receptive field, and states are kept for the whole frame.
         segment: frames of a segment (0: one recurrence from the last cut on).
-        warmup: frames over which a segment's state is warmed up.
+        warmup: frames over which a segment's state is warmed up; at most a segment's length.
         memory: bytes that a step may take; None for a share of the device's.
 
     Raises:
@@ -206,13 +219,17 @@ class Deblurrer:
         Args:
             planes: (h, w) arrays of the format's type; they are copied.
             fmt: how to read them.
+
+        Raises:
+            DeviceError: out of memory, or the device was lost.
         """
-        # On the CPU torch.tensor copies too: hosts reuse their buffers.
-        own = tuple(torch.tensor(np.asarray(p)).to(self.device) for p in planes)
-        rgb, bad = to_rgb(own, fmt)
-        height, width = rgb.shape[-2:]
-        size = padded_size(height, width, self.spec.multiple_of, self.spec.minimum)
-        return Prepared(own, fmt, pad_to(rgb, *size), bad)
+        with self._errors():
+            # On the CPU torch.tensor copies too: hosts reuse their buffers.
+            own = tuple(torch.tensor(np.asarray(p)).to(self.device) for p in planes)
+            rgb, bad = to_rgb(own, fmt)
+            height, width = rgb.shape[-2:]
+            size = padded_size(height, width, self.spec.multiple_of, self.spec.minimum)
+            return Prepared(own, fmt, pad_to(rgb, *size), bad)
 
     @torch.inference_mode()
     def step(self, window: Sequence[Prepared], state: State | None) -> tuple[Frame, State]:
@@ -230,18 +247,17 @@ class Deblurrer:
             EngineError: the network gave values that are not finite.
         """
         middle = window[self.spec.look_behind]
-        with self._lock:
-            x = torch.cat([f.rgb for f in window], dim=1)
-            sharp, state = self._run(x, state)
-            height, width = middle.planes[0].shape
-            change = sharp.float().clamp_(0.0, 1.0)[..., :height, :width]
-            change = change - middle.rgb[..., :height, :width]
-            if not bool((change * 0).sum() == 0):
+        with self._lock, self._errors():
+            sharp, state = self._run(torch.cat([f.rgb for f in window], dim=1), state)
+            if not all(_is_finite(t) for t in (sharp, *state)):
                 raise EngineError(
                     "the network gave values that are not finite",
                     f"{self.model}, {self.precision}",
                     "use precision fp32",
                 )
+            height, width = middle.planes[0].shape
+            change = sharp.float().clamp(0.0, 1.0)[..., :height, :width]
+            change = change - middle.rgb[..., :height, :width]
             planes = add_rgb(middle.planes, middle.fmt, change.mul_(self.strength))
             return Frame([p.cpu().numpy() for p in planes], middle.non_finite), state
 
@@ -293,6 +309,8 @@ class Deblurrer:
             nonlocal first
             for n, frame in enumerate(frames):
                 frame = np.asarray(frame)
+                if not frame.dtype.isnative:
+                    frame = frame.astype(frame.dtype.newbyteorder("="))
                 if first is None:
                     first = frame
                     array_format(frame)
@@ -336,9 +354,7 @@ class Deblurrer:
                 return sharp, following
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
-                    raise DeviceError(
-                        f"the device failed: {str(error).splitlines()[0]}", str(self.device)
-                    ) from error
+                    raise
             # Outside the except block, where the traceback would keep the tensors alive.
             self._shrink(max(x.shape[-2:]), tile)
 
@@ -396,6 +412,25 @@ class Deblurrer:
                     )
                 _write(following[i], s, t.scaled(divisor))
         return sharp, tuple(following)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what torch raises into errors of ours; CUDA reports a fault wherever it waits."""
+        try:
+            yield
+        except DeblurError:
+            raise
+        except (RuntimeError, MemoryError) as error:
+            text = (str(error).splitlines() or [type(error).__name__])[0]
+            if is_out_of_memory(error):
+                raise DeviceError(
+                    "out of memory", str(self.device), "close other programs or use --device cpu"
+                ) from error
+            if is_device_failure(error):
+                raise DeviceError(
+                    f"the device failed: {text}", str(self.device), "start again"
+                ) from error
+            raise EngineError(f"the computation failed: {text}", self.model) from error
 
     def _fixed_algorithms(self) -> contextlib.AbstractContextManager[None]:
         """No autotuning: it may choose differently in each process."""

@@ -25,7 +25,8 @@ class Plan:
     Attributes:
         segment: frames of a segment; 0 for one segment without end ("from the last cut, however
             far", the online mode of Kim et al. 2017).
-        warmup: frames before a segment over which its state is warmed up.
+        warmup: frames before a segment over which its state is warmed up; never more than
+            ``segment`` (larger values are cut to it).
         look_behind: past frames in a network's window.
         look_ahead: future frames in it.
     """
@@ -41,7 +42,8 @@ class Plan:
         if self.warmup < 0:
             raise UsageError(f"warmup must be 0 or more, got {self.warmup}")
         if self.segment and self.warmup > self.segment:
-            raise UsageError(f"warmup must be at most segment ({self.segment}), got {self.warmup}")
+            # Short segments are for short seeks: the default warm-up must not forbid them.
+            object.__setattr__(self, "warmup", self.segment)
 
     def earliest(self, n: int) -> int:
         """The start of frame n if there were no cuts."""
