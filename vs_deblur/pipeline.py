@@ -295,7 +295,7 @@ def deblur_frames(
     """Deblur frames that come in order, reading ahead in a thread.
 
     Where the source fails, the frames that it gave before still come out, as those of a clip that
-    ends there; then its error is raised.
+    ends there; then its error is raised, unless these are all that were wanted.
 
     Args:
         deblurrer: the engine.
@@ -323,9 +323,13 @@ def deblur_frames(
         except InputError as error:
             failure = error
 
+    following = first
     with contextlib.closing(read_ahead(frames, check=check)) as ahead:
-        yield from deblurrer.stream(marked(), fmt, origin=origin, first=first, end=end)
-    if failure is not None:
+        for output in deblurrer.stream(marked(), fmt, origin=origin, first=first, end=end):
+            following = output.n + 1
+            yield output
+    # Windows look beyond the last frame wanted; what cannot be read there is nobody's loss.
+    if failure is not None and (end is None or following < end):
         raise failure
 
 

@@ -75,6 +75,24 @@ def test_a_damaged_stream_gives_the_frames_before_the_damage(run: StartRun) -> N
     assert result.errors == ["vs-deblur: error: frame 7: expected FRAME, got 'FRAMF\\n' (stdin)"]
 
 
+def test_a_stream_cut_after_the_last_frame_wanted_is_no_fault(run: StartRun) -> None:
+    size = len(clip(1)) - len(clip(0))
+    cut = clip(9)[: len(clip(0)) + 5 * size + size // 2]
+    assert run("serve", "-").finish(cut).code == 3
+    result = run("serve", "-", "-e", 4).finish(cut)
+    assert result.code == 0, result.err
+    assert result.errors == []
+    # The clip ends there: the frames are those of a stream of five.
+    assert (
+        split(result.out)[1]
+        == split(run("serve", "-").finish(clip(9)[: len(clip(0)) + 5 * size]).out)[1]
+    )
+    beyond = run("serve", "-", "-e", 5).finish(cut)
+    assert beyond.code == 3
+    assert "frame 5 is cut off" in beyond.err
+    assert len(split(beyond.out)[1]) == 5
+
+
 @given(cut=st.integers(0, len(clip(3))))
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_prefix_of_a_stream_ends_well_or_as_bad_input(run: StartRun, cut: int) -> None:

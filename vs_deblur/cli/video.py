@@ -124,6 +124,14 @@ def _resumable(
     return contents
 
 
+def _has_chunks(part: Path) -> bool:
+    """Whether a part file is a run that can be gone on with."""
+    from vs_deblur import journal
+
+    contents = journal.read(part) if part.exists() else None
+    return contents is not None and bool(contents.chunks)
+
+
 def _plain(value: Any) -> Any:
     """A value as JSON gives it back."""
     import json
@@ -343,6 +351,10 @@ def deblur_file(
             )
         except Stopped:
             note(f"{target.part} keeps what is done: the same command with --resume goes on")
+            raise
+        except InputError:
+            if _has_chunks(target.part):
+                note(f"{target.part} keeps what is done: --resume goes on")
             raise
         seconds = time.perf_counter() - begin
         bar.finish()

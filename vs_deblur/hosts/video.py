@@ -268,13 +268,13 @@ class VideoReader:
             raise InputError(
                 f"frame {n} cannot be decoded: {_text(error)}",
                 self.path,
-                f"--end {n} keeps the frames before it" if n else None,
+                f"--end {n - 1} keeps the frames before it" if n else None,
             ) from error
         if damaged or is_cut_off(Path(self.path)):
             raise InputError(
                 f"the file is cut off after frame {n - 1}",
                 self.path,
-                f"--end {n} keeps the frames that are there",
+                f"--end {n - 1} keeps the frames that are there" if n else None,
             )
 
 
