@@ -613,6 +613,49 @@ def test_a_file_cut_anywhere_is_an_error_after_its_good_frames(
     assert most >= 6
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+@pytest.mark.parametrize(
+    "after", [b"TAG" + b"A title".ljust(125, b"\0"), b"<!-- saved -->\n", b"\0" * 30, b"abc"]
+)
+def test_bytes_after_the_last_box_are_not_a_fault(
+    tmp_path: Path, suffix: str, after: bytes
+) -> None:
+    source = Film("libx264").write(tmp_path / f"in{suffix}")
+    source.write_bytes(source.read_bytes() + after)
+    assert len(list(open_video(source).frames())) == 8
+
+
+_TS_PACKET = 188
+
+
+def _damaged(source: Path, target: Path, kind: str) -> Path:
+    """A transport stream whose middle packet of one kind of stream has its error bit set."""
+    with av.open(str(source)) as found:
+        pid = next(s for s in found.streams if s.type == kind).id
+    data = bytearray(source.read_bytes())
+    places = [
+        i
+        for i in range(0, len(data), _TS_PACKET)
+        if int.from_bytes(data[i + 1 : i + 3], "big") & 0x1FFF == pid
+    ]
+    data[places[len(places) // 2] + 1] |= 0x80
+    target.write_bytes(data)
+    return target
+
+
+@pytest.mark.parametrize(("kind", "warnings"), [("audio", 0), ("video", 1)])
+def test_damage_that_costs_no_frame_is_a_warning_at_most(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, warnings: int
+) -> None:
+    film = Film("libx264", frames=20, audio="aac", colour=(1, 1, 1, 1, 1))
+    whole = film.write(tmp_path / "in.ts", "mpegts")
+    damaged = _damaged(whole, tmp_path / "damaged.ts", kind)
+    with av.open(str(damaged)) as found:
+        assert [p.stream.type for p in found.demux() if p.size and p.is_corrupt] == [kind]
+    assert_same(list(films.raw_frames(whole)), list(films.raw_frames(damaged)))
+    assert [r.getMessage().count("is damaged near frame") for r in caplog.records] == [1] * warnings
+
+
 def _index_first(source: Path, target: Path) -> Path:
     options = {"movflags": "faststart"}
     with av.open(str(source)) as found, av.open(str(target), "w", options=options) as output:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_BOXES = (*_FIRST_BOXES, b"moof", b"mfra", b"sidx", b"ssix", b"styp", b"meta", b"uuid", b"udta")
 
 
 def is_cut_off(path: Path) -> bool:
@@ -36,7 +37,10 @@ def is_cut_off(path: Path) -> bool:
 
 
 def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Where the last box of an ISO base media file (MP4, QuickTime) ends."""
+    """Where the last box of an ISO base media file (MP4, QuickTime) ends.
+
+    What comes after the boxes (an ID3v1 tag, a line of HTML) is not taken for one that is cut off.
+    """
     position = 0
     while position + 8 <= size:
         file.seek(position)
@@ -44,9 +48,11 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
         if length == 1:
             large = file.read(8)
             length = int.from_bytes(large, "big") if len(large) == 8 else size
-        if length < 8 or not kind.isascii():  # to the end of the file, or not a box at all
+        if length < 8:  # to the end of the file, or not a box at all
             return size
         position += length
+        if position > size and kind not in _BOXES:
+            return size
     return position
 
 

@@ -251,16 +251,22 @@ class VideoReader:
             self._refuse_interlaced(f"frame {n}")
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-        """Every frame, then an error if the file is damaged or ends too early."""
+        """Every frame, then an error if the file ends too early.
+
+        A packet that the demuxer calls corrupt is the end of a file that is cut off if it is the
+        last one, else damage that the decoder copes with, or fails at.
+        """
         import av
 
         stream.thread_type = "AUTO"
-        n, damaged = 0, False
+        n, damaged, said = 0, False, False
         try:
-            for packet in container.demux():
-                damaged = damaged or bool(packet.size and packet.is_corrupt)
-                if packet.stream.index != stream.index:
-                    continue
+            for packet in container.demux(stream):
+                if packet.size:
+                    if damaged and not said:
+                        said = True
+                        logger.warning("%s is damaged near frame %d", self.path, max(n - 1, 0))
+                    damaged = packet.is_corrupt
                 for frame in stream.decode(packet):
                     yield frame
                     n += 1
