@@ -247,6 +247,26 @@ def test_unknown_keys_of_a_recipe_are_refused(tmp_path: Path) -> None:
         Recipe.load(path)
 
 
+@pytest.mark.parametrize(
+    "line",
+    ['schedule = "linear"', 'precision = "fp16"', 'loss = "l3"', 'same_scene = ["pairs/val/x"]'],
+)
+def test_values_that_no_run_knows_are_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(f'network = "strcnn_dtb_lite"\n{line}\n')
+    with pytest.raises(ValueError, match=line.split()[0]):
+        Recipe.load(path)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(photos: list[Path], tmp_path: Path) -> None:
+    sampler = sampler_for(photos, tmp_path / "cache")
+    Trainer(recipe_for(), sampler, tmp_path / "run", "cpu").save()
+    changed = recipe_for(learning_rate=1e-3)
+    with pytest.raises(ValueError, match="another recipe"):
+        Trainer(changed, sampler, tmp_path / "run", "cpu")
+    assert Trainer(changed, sampler, tmp_path / "run", "cpu", allow_changes=True).step == 0
+
+
 def test_the_papers_schedule() -> None:
     recipe = Recipe.load(ROOT / "training" / "recipes" / "strcnn_dtb_paper.toml")
     assert recipe.rate(9_999) == pytest.approx(1e-4)

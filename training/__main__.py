@@ -18,6 +18,9 @@ OUTPUT = click.Path(path_type=Path, dir_okay=False)
 DATA = click.option(
     "--data", type=FOLDER, required=True, help="Folder that the recipe's paths start from."
 )
+RUN = click.option(
+    "--run", type=FOLDER, required=True, help="Folder of the run: sequences, checkpoint, log."
+)
 
 
 @click.group()
@@ -49,18 +52,22 @@ def synthesise(recipe: Path, data: Path, run: Path, processes: int) -> None:
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads on the CPU.")
-def train(recipe: Path, data: Path, run: Path, device: str, threads: int) -> None:
+@click.option("--allow-changes", is_flag=True, help="Go on though the recipe was changed.")
+def train(
+    recipe: Path, data: Path, run: Path, device: str, threads: int, allow_changes: bool
+) -> None:
     """Train, or go on from the run's checkpoint."""
     torch.set_num_threads(threads)
     what = Recipe.load(recipe)
-    trainer = Trainer(what, make_sampler(what, data, run / "sequences"), run, device)
+    sampler = make_sampler(what, data, run / "sequences")
+    trainer = Trainer(what, sampler, run, device, allow_changes=allow_changes)
     trainer.run([s for v in what.validation for s in load_pairs(data / v)])
 
 
 @main.command()
 @click.argument("recipe", type=FILE)
 @DATA
-@click.option("--run", type=FOLDER, required=True, help="Folder of the run (its sequences).")
+@RUN
 @click.option("--count", type=int, default=12, show_default=True, help="Rows.")
 @click.option("-o", "--output", type=OUTPUT, default=Path("sheet.png"), show_default=True)
 def sheet(recipe: Path, data: Path, run: Path, count: int, output: Path) -> None:
@@ -79,7 +86,7 @@ def plot_command(run: Path, output: Path) -> None:
 @main.command("publish")
 @click.argument("recipe", type=FILE)
 @DATA
-@click.option("--run", type=FOLDER, required=True, help="Folder of the run.")
+@RUN
 def publish_command(recipe: Path, data: Path, run: Path) -> None:
     """Ship the weights of a run: file, manifest and model card, with gains measured."""
     what = Recipe.load(recipe)

@@ -16,12 +16,6 @@ from vs_deblur.sequences import pair_folders
 from vs_deblur.weights import read_tensors, sha256_of
 from vs_deblur_models.registry import from_state, save_network
 
-ATTRIBUTION = (
-    "GOPRO_Large, one training sequence (Nah, Kim, Lee, CVPR 2017, CC BY 4.0); REDS, five "
-    "sequences at 320x180 (Nah et al., NTIRE 2019, CC BY 4.0); sequences synthesised from 276 "
-    "photographs (CC0, public domain, CC BY, Unsplash, Pexels and Pixabay licences)"
-)
-
 
 def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: Path) -> Path:
     """Ship the weights of a run.
@@ -35,7 +29,12 @@ def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: 
 
     Returns:
         the model card.
+
+    Raises:
+        ValueError: the recipe does not say what it is trained on.
     """
+    if not recipe.attribution:
+        raise ValueError(f"{recipe_file.name} has no attribution")
     folder = root / "models" / "vs_deblur_models" / "weights"
     state, metadata = read_tensors(weights)
     network = from_state(state, metadata)
@@ -50,7 +49,12 @@ def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: 
         for v in recipe.validation
         for s in pair_folders(data / v)
     ]
-    gains = {row.name: round(row.gain, 3) for row in rows if row.gain is not None}
+    seen = {Path(name).name for name in recipe.same_scene}
+    gains = {
+        row.name: round(row.gain, 3)
+        for row in rows
+        if row.gain is not None and row.name not in seen
+    }
     manifest = folder / "manifest.json"
     entries: dict[str, Any] = {}
     if manifest.exists():
@@ -61,7 +65,7 @@ def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: 
         "network": name,
         "sha256": sha256_of(fresh),
         "licence": "MIT",
-        "training_data": ATTRIBUTION,
+        "training_data": recipe.attribution,
         "recipe": recipe_file.name,
         "gain_db": gains,
         "kind": "video",
@@ -72,26 +76,21 @@ def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: 
     manifest.write_text(text + "\n")
     card = root / "models" / "cards" / f"{name}.md"
     card.parent.mkdir(exist_ok=True)
-    card.write_text(_card(name, network, recipe_file.name, rows, entries[name]["sha256"]))
+    card.write_text(_card(entries[name], network, rows, seen))
     return card
 
 
-def _card(
-    name: str,
-    network: Any,
-    recipe: str,
-    rows: list[SequenceFigures],
-    digest: str,
-) -> str:
+def _card(entry: dict[str, Any], network: Any, rows: list[SequenceFigures], seen: set[str]) -> str:
     spec = network.spec
     parameters = sum(p.numel() for p in network.parameters())
     table = "\n".join(
-        f"| {r.name} | {r.psnr_before:.2f} | {r.psnr_after:.2f} | {r.gain:+.2f} "
+        f"| {r.name}{' *' * (r.name in seen)} | {r.psnr_before:.2f} | {r.psnr_after:.2f} "
+        f"| {r.gain:+.2f} "
         f"| {r.ssim_before:.4f} | {r.ssim_after:.4f} |"
         for r in rows
     )
     cost = spec.flops_per_pixel * 640 * 480 / 1e9
-    return f"""# {name}
+    return f"""# {entry["name"]}
 
 | | |
 |---|---|
@@ -99,17 +98,19 @@ def _card(
 | parameters | {parameters:,} (float16) |
 | cost | {cost:.1f} GFLOP a frame at 640x480 |
 | receptive field | {spec.receptive_field} px each way in one step |
-| recipe | `training/recipes/{recipe}` |
-| sha256 | `{digest}` |
+| recipe | `training/recipes/{entry["recipe"]}` |
+| sha256 | `{entry["sha256"]}` |
 | licence | MIT |
-| trained on | {ATTRIBUTION} |
+| trained on | {entry["training_data"]} |
 
-PSNR in dB on pairs that training never saw (float32 on the CPU, 8-bit result, mean over frames):
+PSNR in dB on validation pairs (float32 on the CPU, 8-bit result, mean over frames):
 
 | sequence | PSNR blurred | deblurred | gain | SSIM blurred | deblurred |
 |---|---|---|---|---|---|
 {table}
 
+Training saw none of these frames. {"* its scene, in other frames: not in the mean." * bool(seen)}
+
 Made for camera shake and object motion as cameras average it. It does not remove defocus, noise or
-compression artefacts, and gains little where the blur is longer than some thirty pixels.
+compression artefacts, and gains little where the blur is longer than some twenty pixels.
 """

@@ -1,18 +1,20 @@
-"""The training loop: one GPU, several through torchrun, or the CPU; resumes bit for bit.
+"""The training loop: one GPU, several through torchrun, or the CPU; it goes on where it stopped.
 
 Every batch is a pure function of (seed, step), so that a checkpoint needs to hold no generator:
-network, average, optimiser and step are all there is.
+network, average, optimiser and step are all there is. On the CPU an interrupted run ends with the
+same weights, bit for bit; on a GPU deterministic algorithms are asked for, to the same end.
 """
 
 from __future__ import annotations
 
 import copy
 import csv
+import hashlib
 import math
 import os
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,8 @@ class Recipe:
         real_share, still_real_share: see :class:`training.data.Sampler`.
         synthetic_count: different synthetic sequences; photos: folder they are made from.
         pairs, videos: real sequences; validation: pair folders to measure on, never trained on.
+        same_scene: those of ``validation`` that show a scene of the training pairs (other frames).
+        attribution: what the weights are trained on, for manifest and card.
         early_frames, early_share: fewer frames a sequence for the first share of the steps: cheap
             steps first, long recurrences later.
     """
@@ -96,6 +100,8 @@ class Recipe:
     pairs: tuple[PairSource, ...] = ()
     videos: tuple[VideoSource, ...] = ()
     validation: tuple[str, ...] = ()
+    same_scene: tuple[str, ...] = ()
+    attribution: str = ""
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
 
     @classmethod
@@ -115,7 +121,32 @@ class Recipe:
         if "taus" in synthesis:
             synthesis["taus"] = tuple(synthesis["taus"])
         raw["synthesis"] = SynthesisConfig(**synthesis)
-        return cls(**raw)
+        raw["same_scene"] = tuple(raw.get("same_scene", ()))
+        recipe = cls(**raw)
+        recipe.check()
+        return recipe
+
+    def check(self) -> None:
+        """Refuse values that would train something else in silence.
+
+        Raises:
+            ValueError: by name.
+        """
+        known = {
+            "loss": tuple(LOSSES),
+            "schedule": ("cosine", "step"),
+            "precision": ("fp32", "bf16"),
+            "same_scene": self.validation,
+        }
+        for name, values in known.items():
+            value = getattr(self, name)
+            for v in value if isinstance(value, tuple) else (value,):
+                if v not in values:
+                    raise ValueError(f"{name} must be one of {', '.join(values)}, not {v}")
+
+    def digest(self) -> str:
+        """What tells this recipe from others, as text."""
+        return hashlib.sha256(repr(asdict(self)).encode()).hexdigest()[:16]
 
     def frames_at(self, step: int) -> int:
         """Frames of a sequence at a step."""
@@ -231,15 +262,36 @@ def _atomic_save(value: Any, path: Path) -> None:
 
 
 class Trainer:
-    """One run of a recipe in a folder that holds its checkpoint, its log and its weights."""
+    """One run of a recipe in a folder that holds its checkpoint, its log and its weights.
 
-    def __init__(self, recipe: Recipe, sampler: Sampler, folder: Path, device: str) -> None:
+    Args:
+        recipe: what to train.
+        sampler: where batches come from.
+        folder: of the run; if it holds a checkpoint, the run goes on from there.
+        device: "cpu" or "cuda".
+        allow_changes: go on even if the checkpoint is of another recipe.
+
+    Raises:
+        ValueError: the checkpoint is of another recipe.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        sampler: Sampler,
+        folder: Path,
+        device: str,
+        *,
+        allow_changes: bool = False,
+    ) -> None:
         self.recipe, self.sampler, self.folder = recipe, sampler, folder
         self.rank = int(os.environ.get("RANK", 0))
         self.world = int(os.environ.get("WORLD_SIZE", 1))
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if device == "cuda" else "gloo")
         if device == "cuda":
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
             device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}"
         self.device = torch.device(device)
         torch.manual_seed(recipe.seed)
@@ -253,10 +305,15 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = folder / "checkpoint.pt"
         if self.checkpoint.exists():
-            self._resume()
+            self._resume(allow_changes)
 
-    def _resume(self) -> None:
+    def _resume(self, allow_changes: bool) -> None:
         kept = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        if kept.get("recipe") != self.recipe.digest() and not allow_changes:
+            raise ValueError(
+                f"{self.checkpoint} is of another recipe: take another run folder, "
+                "or --allow-changes to go on with this one"
+            )
         self.network.load_state_dict(kept["network"])
         self.average.load_state_dict(kept["average"])
         self.optimiser.load_state_dict(kept["optimiser"])
@@ -271,6 +328,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
+            "recipe": self.recipe.digest(),
         }
         _atomic_save(kept, self.checkpoint)
         save_network(self.average, self.folder / f"{self.recipe.network}.safetensors")
