@@ -48,6 +48,7 @@ class Film:
         options: of the encoder.
         colour: (range, matrix, primaries, transfer, location), FFmpeg's numbers.
         audio: codec of a sound track, if any.
+        sound: how much longer than the video it lasts, as a factor.
         rotation: degrees.
         metadata: of the file.
         chapters: (begin, end, title) in milliseconds.
@@ -64,6 +65,7 @@ class Film:
     colour: tuple[int, int, int, int, int] | None = None
     aspect: Fraction | None = None
     audio: str | None = None
+    sound: float = 1.0
     rotation: float | None = None
     metadata: tuple[tuple[str, str], ...] = ()
     chapters: tuple[tuple[int, int, str], ...] = ()
@@ -123,7 +125,7 @@ class Film:
             )
 
     def _sound(self, output: Any, sound: Any) -> None:
-        length = round(48000 * self.frames / 25)
+        length = round(48000 * self.frames * self.sound / 25)
         t = np.arange(length, dtype=np.float32)
         wave = (np.sin(t * 0.05) * 0.3).astype(np.float32)
         size = sound.codec_context.frame_size or 1024

@@ -368,7 +368,7 @@ def test_chapters_and_metadata_stay(idle: Deblurrer, tmp_path: Path, suffix: str
 
 
 @pytest.mark.parametrize(
-    ("start", "end"), [(0, 5), (5, 6), (3, 17), (6, None), (13, 99), (19, None)]
+    ("start", "end"), [(0, 5), (5, 6), (3, 17), (6, None), (13, 20), (19, None)]
 )
 def test_a_part_has_the_frames_of_the_whole(
     engine: Deblurrer, tmp_path: Path, start: int, end: int | None
@@ -384,7 +384,7 @@ def test_a_part_has_the_frames_of_the_whole(
     kept = [
         (p.time - shift, p.data)
         for p in films.packets(source, "audio")
-        if p.time is not None and p.time >= shift and (end is None or p.time < over)
+        if p.time is not None and p.time >= shift and (end in (None, 20) or p.time < over)
     ]
     got = [(p.time, p.data) for p in films.packets(tmp_path / "out.mkv", "audio")]
     assert [d for _, d in got] == [d for _, d in kept]
@@ -398,6 +398,49 @@ def test_a_part_beyond_the_end_is_an_error(idle: Deblurrer, tmp_path: Path) -> N
     with pytest.raises(InputError, match="no frame 5"):
         run(idle, source, tmp_path / "out.mkv", frames=Range(5, 9))
     assert not (tmp_path / "out.mkv").exists()
+
+
+@pytest.mark.parametrize("codec", ["ffv1", "libx264"])
+def test_an_end_beyond_the_clip_is_an_error_that_loses_nothing(tmp_path: Path, codec: str) -> None:
+    source = Film(codec, frames=10).write(tmp_path / "in.mkv")
+    target = tmp_path / "out.mkv"
+    options = ("--strength", 0, "--lossless")
+    failed = command(source, target, *options, "--end", 10)
+    assert failed.code == 3
+    assert "the clip ended before frame 10 (--end)" in str(failed.error)
+    assert not target.exists()
+    assert isinstance(failed.error, InputError)
+    hint = str(failed.error.hint).split()[:3]
+    assert hint == ["--end", "9", "--resume"]
+    again = command(source, target, *options, *hint)
+    assert again.code == 0, again.error
+    assert "going on after 10 frames" in again.err
+    assert_same(list(films.raw_frames(source)), list(films.raw_frames(target)))
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_sound_after_the_last_frame_of_the_clip_stays(
+    idle: Deblurrer, tmp_path: Path, suffix: str
+) -> None:
+    film = Film("libx264", frames=10, audio="aac", sound=1.5)
+    source = film.write(tmp_path / f"in{suffix}")
+    whole, part = tmp_path / f"whole{suffix}", tmp_path / f"part{suffix}"
+    run(idle, source, whole, Wanted(), Range(0, 10))
+    run(idle, source, part, Wanted(), Range(0, 9))
+    sound = films.packets(source, "audio")
+    assert films.packets(whole, "audio") == sound
+    end = Fraction(9, 25)
+    assert [p.data for p in films.packets(part, "audio")] == [
+        p.data for p in sound if p.time is not None and p.time < end
+    ]
+
+
+@pytest.mark.parametrize(("codec", "container"), [("libx264", "h264"), ("libx264", "matroska")])
+def test_whether_a_clip_goes_on(tmp_path: Path, codec: str, container: str) -> None:
+    reader = open_video(Film(codec, frames=6).write(tmp_path / "in.bin", container))
+    times = [frame.pts for frame in reader.timed_frames()]
+    goes_on = [reader.goes_on_after(n, pts) for n, pts in enumerate(times)]
+    assert goes_on == [True] * 5 + [False]
 
 
 def test_one_frame(engine: Deblurrer, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def assemble(
         copies: what else goes in.
         time_base: unit of the frames' times, seconds.
         starts_late: whether there are frames in the source before the first one.
-        ends_early: whether there may be frames after the last one.
+        ends_early: whether there are frames in the source after the last one.
         check: called for each packet; raises to give up.
 
     Raises:

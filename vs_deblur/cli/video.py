@@ -237,6 +237,8 @@ class Job:
             raise InputError(
                 f"there is no frame {self.frames.start}", self.reader.path, "see --start and --end"
             )
+        last = self.frames.start + len(contents.times) - 1
+        self._judge(last)
         whole = target.part.with_name(target.part.name + ".mux")
         try:
             remux.assemble(
@@ -248,13 +250,28 @@ class Job:
                 self.copies,
                 time_base=self.reader.time_base,
                 starts_late=self.frames.start > 0,
-                ends_early=self.frames.end is not None,
+                ends_early=self.frames.end is not None
+                and self.reader.goes_on_after(last, contents.times[-1][0]),
                 check=check,
             )
             whole.replace(target.part)
         finally:
             whole.unlink(missing_ok=True)
         return len(contents.times)
+
+    def _judge(self, last: int) -> None:
+        """Compare the last frame that came with the one that was asked for.
+
+        Raises:
+            InputError: the clip ended before ``--end``.
+        """
+        end = self.frames.end
+        if end is not None and last + 1 < end:
+            raise InputError(
+                f"the clip ended before frame {end - 1} (--end)",
+                self.reader.path,
+                f"--end {last} --resume puts the frames that are there together",
+            )
 
     def _encode(
         self,

@@ -232,6 +232,28 @@ class VideoReader:
                 self._check(n, frame)
                 yield TimedFrame(planes_of(frame), pts, frame.duration or 0)
 
+    def goes_on_after(self, n: int, pts: int) -> bool:
+        """Whether there are frames after frame ``n``, by the file's packets; none is decoded.
+
+        Args:
+            n: a frame's number.
+            pts: the time at which it is shown, in units of ``time_base``.
+        """
+        import av
+
+        untimed = 0
+        try:
+            with self._open() as container:
+                for packet in container.demux(_video_stream(container, self.path)):
+                    if not packet.size or packet.is_discard:
+                        continue
+                    untimed += packet.pts is None
+                    if untimed > n + 1 or (packet.pts is not None and packet.pts > pts):
+                        return True
+        except av.error.FFmpegError:
+            return True
+        return False
+
     def _check(self, n: int, frame: VideoFrame) -> None:
         info = self.info
         if (frame.width, frame.height) != (info.width, info.height):
