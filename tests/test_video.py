@@ -500,6 +500,27 @@ def test_a_run_that_was_stopped_gives_the_same_bytes(
     assert listing(tmp_path) == sorted(["in.mkv", f"out{suffix}", f"whole{suffix}"])
 
 
+def test_a_run_that_was_ended_is_destroyed_only_if_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Film(frames=10).write(tmp_path / "in.mkv")
+    target, part = tmp_path / "out.mkv", tmp_path / "out.mkv.part"
+    options = ("--strength", 0, "--lossless", "--chunk", 4)
+    assert command(source, target, *options, "--end", 10).code == 3
+    kept = part.read_bytes()
+    with monkeypatch.context() as patch:
+        _no_model(patch)
+        refused = command(source, target, *options)
+    assert refused.code == 2
+    assert "use --resume to go on or --overwrite to start anew" in str(refused.error)
+    assert part.read_bytes() == kept
+    assert not target.exists()
+    anew = command(source, target, *options, "--overwrite")
+    assert anew.code == 0, anew.error
+    assert "going on" not in anew.err
+    assert listing(tmp_path) == ["in.mkv", "out.mkv"]
+
+
 def test_whole_chunks_are_not_computed_again(engine: Deblurrer, tmp_path: Path) -> None:
     source = Film(frames=26).write(tmp_path / "in.mkv")
     target = tmp_path / "out.mkv"

@@ -387,7 +387,7 @@ def deblur_file(
 @click.option("--lossless", is_flag=True, help="Keep every sample exactly (.mkv: FFV1).")
 @click.option("--start", type=click.IntRange(min=0), default=0, help="First frame, from 0.")
 @click.option("--end", "last", type=click.IntRange(min=0), help="Last frame, inclusive.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT, and OUT.part.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was ended (OUT.part).")
 @click.option(
     "--chunk",
@@ -427,6 +427,12 @@ def command(
     target = OutputFile(output, overwrite=overwrite, inputs=(source,), keep_part=True)
     if target.special:
         raise OutputError("output is not a file", str(output))
+    if not (resume or overwrite) and _has_chunks(target.part):
+        raise UsageError(
+            "the part file keeps a run that was ended",
+            str(target.part),
+            "use --resume to go on or --overwrite to start anew",
+        )
     with target:
         job = prepare(
             source,
