@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import select
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from tests.cli.clips import clip, split
 from tests.cli.conftest import StartRun
 from tests.cli.processes import LIMIT, Run
+from vs_deblur.cli.serve import _destination
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="looks into /proc and sets limits of processes"
@@ -190,6 +192,15 @@ def test_an_existing_file_is_replaced_only_when_all_went_well(
     assert run(*options).finish(clip(3)).code == 0
     assert path.read_bytes() == clip(3)
     assert [p.name for p in tmp_path.iterdir()] == ["a.y4m"]
+
+
+def test_a_fault_of_something_else_is_not_blamed_on_the_output(tmp_path: Path) -> None:
+    strange = OSError(errno.EMFILE, "Too many open files", "libcuda.so")
+    path = str(tmp_path / "a.y4m")
+    with pytest.raises(OSError, match="libcuda") as caught, _destination(path, "-", False):
+        raise strange
+    assert caught.value is strange
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_is_full(run: StartRun, full: int) -> None:

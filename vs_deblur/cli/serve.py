@@ -19,7 +19,7 @@ from vs_deblur.cli._progress import Progress, note, warn
 from vs_deblur.cli._signals import current_stop, graceful
 from vs_deblur.cli._sink import Sink
 from vs_deblur.cli._sources import Reading, Source, open_source
-from vs_deblur.errors import DeblurError, InputError, OutputError, Stopped, UsageError
+from vs_deblur.errors import InputError, OutputError, Stopped, UsageError
 from vs_deblur.hosts import y4m
 from vs_deblur.stdout import private_stdout
 
@@ -144,13 +144,12 @@ def _destination(output: str, source: str, overwrite: bool) -> Iterator[Destinat
     inputs = () if source == "-" else (source,)
     with OutputFile(output, overwrite=overwrite, inputs=inputs) as file:
         try:
-            with open(file.part, "wb", buffering=0) as opened:  # noqa: PTH123
-                remark = "" if file.special else f" (in {file.part})"
-                yield Destination(opened.fileno(), output, remark)
+            opened = file.part.open("wb", buffering=0)
         except OSError as error:
-            if isinstance(error, DeblurError):
-                raise
             raise OutputError(f"cannot write: {reason(error)}", output) from error
+        with opened:
+            remark = "" if file.special else f" (in {file.part})"
+            yield Destination(opened.fileno(), output, remark)
 
 
 def _outputs(
