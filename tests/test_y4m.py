@@ -272,6 +272,12 @@ def test_another_length() -> None:
     assert header.with_length(None).extra == ("A", "B")
 
 
+def test_another_range() -> None:
+    header = y4m.parse_header(MINIMAL + b" XA Xcolorrange=full XB")
+    assert header.with_range(False).extra == ("A", "B", "COLORRANGE=LIMITED")
+    assert header.with_range(True).full_range
+
+
 def test_a_size_that_is_claimed_takes_no_memory_until_it_comes() -> None:
     """A process that may not grow reads a claim of 6 GB and is told what is missing."""
     code = """

@@ -141,6 +141,25 @@ def test_matrix_and_range_can_be_said(run: StartRun) -> None:
     assert "assumed" not in other.err
 
 
+@pytest.mark.parametrize(
+    ("extra", "option", "said"),
+    [
+        ("", "full", True),
+        ("", "limited", None),
+        ("XCOLORRANGE=LIMITED", "full", True),
+        ("XCOLORRANGE=FULL", "full", True),
+        ("XCOLORRANGE=FULL", "limited", False),
+    ],
+)
+def test_a_range_that_is_said_goes_into_the_header(
+    run: StartRun, extra: str, option: str, said: bool | None
+) -> None:
+    result = served(run, clip(2, extra=extra), "--range", option, "--strength", 0)
+    header = y4m.parse_header(split(good(result))[0])
+    assert header.full_range is said
+    assert sum("COLORRANGE" in text for text in header.extra) == (said is not None)
+
+
 def test_info_is_in_vspipes_words(run: StartRun) -> None:
     result = served(run, clip(3, 48, 32, "422p10", "XLENGTH=3"), "--info")
     assert good(result).decode().splitlines() == [

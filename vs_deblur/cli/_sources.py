@@ -143,7 +143,10 @@ def _stream(fd: int, name: str, reading: Reading) -> Source:
     header = reader.header
     if header.rate is not None and header.frame_rate is None:
         warn(f"the frame rate of {name} is unknown (F{header.rate[0]}:{header.rate[1]})")
-    info = reader.info(reading.matrix, reading.full_range)
+    full = reading.full_range
+    if full is not None and full != bool(header.full_range):
+        header = header.with_range(full)
+    info = reader.info(reading.matrix, full)
     if reading.matrix is None and info.fmt.family == "yuv":
         warn(f"y4m does not say its matrix: BT.{info.fmt.matrix} assumed for its height (--matrix)")
     return Source(info, lambda start, end: reader.frames(start), header=header)

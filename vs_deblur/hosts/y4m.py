@@ -17,7 +17,7 @@ import io
 import re
 import select
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
@@ -200,11 +200,15 @@ class Header:
 
     def with_length(self, length: int | None) -> Header:
         """The same stream with another number of frames (None: not said)."""
-        rest = tuple(x for x in self.extra if not x.upper().startswith("LENGTH="))
-        if length is not None:
-            rest += (f"LENGTH={length}",)
-        fields = {**self.__dict__, "extra": rest}
-        return Header(**fields)
+        return self._with("LENGTH", None if length is None else str(length))
+
+    def with_range(self, full: bool) -> Header:
+        """The same stream with another range of samples."""
+        return self._with("COLORRANGE", "FULL" if full else "LIMITED")
+
+    def _with(self, name: str, value: str | None) -> Header:
+        extra = tuple(x for x in self.extra if not x.upper().startswith(f"{name}="))
+        return replace(self, extra=extra if value is None else (*extra, f"{name}={value}"))
 
 
 def _ratio(pair: tuple[int, int] | None) -> Fraction | None:
