@@ -137,11 +137,12 @@ class Recipe:
         try:
             context.open()
         except (av.error.FFmpegError, ValueError) as error:
+            elsewhere = " or container (.mkv takes everything)"
             raise OutputError(
                 f"{self.codec} cannot encode {self.width}x{self.height} {self.pix_fmt}"
                 f" with {_spoken(self.options)}",
                 None,
-                "choose another --codec or container (.mkv takes everything)",
+                "choose another --codec" + ("" if self.container == "matroska" else elsewhere),
             ) from error
         return context
 
@@ -278,6 +279,12 @@ def _recipe(reader: VideoReader, container: str, codec: Codec, wanted: Wanted, g
             f"{codec.name} cannot hold {reader.pix_fmt}",
             "--codec",
             "leave the choice to us, or use ffv1 in .mkv",
+        )
+    if codec.name == "mjpeg" and not reader.info.fmt.full_range:
+        raise OutputError(
+            "mjpeg holds full-range video only, the clip is limited range",
+            "--codec",
+            "leave the choice to us, or use e.g. libx264",
         )
     info = reader.info
     return Recipe(
