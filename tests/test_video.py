@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +25,7 @@ from vs_deblur.cli.video import Range, prepare
 from vs_deblur.encoder import Wanted
 from vs_deblur.engine import Deblurrer
 from vs_deblur.errors import InputError, OutputError, Stopped, UsageError
-from vs_deblur.hosts.video import Colour, open_video
+from vs_deblur.hosts.video import Colour, TimedFrame, VideoReader, open_video
 from vs_deblur.pipeline import deblur_frames
 
 SETTINGS = ModelSettings(device="cpu", precision="fp32", segment=6, warmup=2)
@@ -225,6 +225,29 @@ def test_what_cannot_be_held_is_refused_not_converted(
     with pytest.raises(OutputError):
         run(idle, source, tmp_path / f"out{suffix}", wanted)
     assert listing(tmp_path) == ["in.mkv"]
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mov"])
+def test_mjpeg_of_a_limited_range_clip_is_refused_with_the_reason(
+    tmp_path: Path, suffix: str
+) -> None:
+    source = Film().write(tmp_path / "in.mkv")
+    result = _refused(source, tmp_path / f"out{suffix}", "--codec", "mjpeg")
+    assert result.code == 4
+    assert "mjpeg holds full-range video only, the clip is limited range" in str(result.error)
+    full = Film("mjpeg", "yuvj420p").write(tmp_path / "full.mkv")
+    held = command(full, tmp_path / f"out{suffix}", "--codec", "mjpeg", "--strength", 0)
+    assert held.code == 0, held.error
+
+
+@pytest.mark.parametrize(("suffix", "hinted"), [(".mkv", False), (".mp4", True)])
+def test_another_container_is_hinted_at_where_it_is_another(
+    tmp_path: Path, suffix: str, hinted: bool
+) -> None:
+    source = Film().write(tmp_path / "in.mkv")
+    result = _refused(source, tmp_path / f"out{suffix}", "--preset", "nonsense")
+    assert "choose another --codec" in str(result.error)
+    assert (".mkv takes everything" in str(result.error)) == hinted
 
 
 # ------------------------------------------------------------------------------ times and the rest
@@ -435,6 +458,27 @@ def test_sound_after_the_last_frame_of_the_clip_stays(
     ]
 
 
+def test_sound_ends_with_the_last_frame_where_the_file_says_no_durations(
+    idle: Deblurrer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = VideoReader.timed_frames
+
+    def silent(self: VideoReader, origin: int = 0) -> Iterator[TimedFrame]:
+        for frame in honest(self, origin):
+            yield replace(frame, duration=0)
+
+    source = Film("libx264", frames=20, audio="aac").write(tmp_path / "in.mkv")
+    run(idle, source, tmp_path / "said.mkv", frames=Range(0, 7))
+    run(idle, source, tmp_path / "one-said.mkv", frames=Range(4, 5))
+    monkeypatch.setattr(VideoReader, "timed_frames", silent)
+    run(idle, source, tmp_path / "unsaid.mkv", frames=Range(0, 7))
+    run(idle, source, tmp_path / "one-unsaid.mkv", frames=Range(4, 5))
+    for one in ("", "one-"):
+        said = films.packets(tmp_path / f"{one}said.mkv", "audio")
+        assert said
+        assert films.packets(tmp_path / f"{one}unsaid.mkv", "audio") == said
+
+
 @pytest.mark.parametrize(("codec", "container"), [("libx264", "h264"), ("libx264", "matroska")])
 def test_whether_a_clip_goes_on(tmp_path: Path, codec: str, container: str) -> None:
     reader = open_video(Film(codec, frames=6).write(tmp_path / "in.bin", container))
@@ -578,7 +622,7 @@ def _late(target: Path) -> Callable[[], None]:
 
 
 def test_resuming_with_other_settings_is_refused_by_name(
-    engine: Deblurrer, idle: Deblurrer, tmp_path: Path
+    engine: Deblurrer, idle: Deblurrer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Film(frames=26).write(tmp_path / "in.mkv")
     target = tmp_path / "out.mkv"
@@ -590,6 +634,14 @@ def test_resuming_with_other_settings_is_refused_by_name(
         run(engine, source, target, Wanted(crf=3), resume=True)
     with pytest.raises(UsageError, match="start"):
         run(engine, source, target, frames=Range(2), resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.get_num_threads", lambda: 63)
+        with pytest.raises(UsageError, match="another threads"):
+            run(engine, source, target, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "SETTINGS", replace(SETTINGS, tile=32))
+        with pytest.raises(UsageError, match="another tile"):
+            run(engine, source, target, resume=True)
     os.utime(source, (1, 1))
     with pytest.raises(UsageError, match="input"):
         run(engine, source, target, resume=True)

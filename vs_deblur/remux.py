@@ -190,10 +190,11 @@ def assemble(
         OutputError: it cannot be written.
         InputError: the source cannot be read any more.
     """
-    begin, (last, duration) = contents.times[0][0] * time_base, contents.times[-1]
+    begin = contents.times[0][0] * time_base
+    over = contents.times[-1][0] + _last_duration(contents, time_base, recipe.rate)
     part = Part(
         begin if starts_late else None,
-        (last + max(duration, 1)) * time_base if ends_early else None,
+        over * time_base if ends_early else None,
         -begin if starts_late else Fraction(0),
     )
     try:
@@ -299,6 +300,14 @@ def _copy_chapters(found: InputContainer, output: OutputContainer, part: Part) -
 Timed = tuple[Fraction, "Packet[Any]"]
 
 
+def _last_duration(contents: Contents, time_base: Fraction, rate: Fraction) -> int:
+    """How long the last frame is shown: as the source says, else as long as the one before it."""
+    (last, duration), before = contents.times[-1], contents.times[-2:-1]
+    if duration > 0:
+        return duration
+    return last - before[0][0] if before else max(1, round(1 / (rate * time_base)))
+
+
 def _video_packets(
     journal: Path,
     contents: Contents,
@@ -332,7 +341,7 @@ def _video_packets(
         if following < len(times):
             packet.duration = times[following] - times[entry.frame]
         else:
-            packet.duration = contents.times[entry.frame][1] or step
+            packet.duration = _last_duration(contents, time_base, rate)
         packet.is_keyframe = entry.keyframe
         yield packet.dts * time_base, packet
 
