@@ -35,9 +35,6 @@ MAY_BE_HEAVY = frozenset(
     )
 )
 
-# Annotations only: the encoder is told by the reader what the file is like.
-TYPES = frozenset((("vs_deblur.encoder", "vs_deblur.hosts.video"),))
-
 When = Literal["import", "call", "types"]
 
 
@@ -109,7 +106,7 @@ def faults(source: str, module: str, modules: frozenset[str], package: bool = Fa
         target = known(name, modules) or (top if top in OURS else None)
         if light and when == "import" and (top in HEAVY or target in MAY_BE_HEAVY):
             found.add(f"{module} imports {target or top} when it is imported")
-        if target is None or (when == "types" and (module, target) in TYPES):
+        if target is None:
             continue
         mine, theirs = layer_of(module), layer_of(target)
         allowed = theirs in ALLOWED[mine]

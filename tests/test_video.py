@@ -18,6 +18,7 @@ import pytest
 from tests import films
 from tests.films import Film
 from tests.invoke import Result, invoke
+from vs_deblur.avpixels import Colour
 from vs_deblur.cli import video
 from vs_deblur.cli._common import ModelSettings
 from vs_deblur.cli._output import OutputFile
@@ -25,7 +26,7 @@ from vs_deblur.cli.video import Range, prepare
 from vs_deblur.encoder import Wanted
 from vs_deblur.engine import Deblurrer
 from vs_deblur.errors import InputError, OutputError, Stopped, UsageError
-from vs_deblur.hosts.video import Colour, TimedFrame, VideoReader, open_video
+from vs_deblur.hosts.video import TimedFrame, VideoReader, open_video
 from vs_deblur.pipeline import deblur_frames
 
 SETTINGS = ModelSettings(device="cpu", precision="fp32", segment=6, warmup=2)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Plane = NDArray[Any]
 
+UNSPECIFIED = 2  # a matrix, primaries or a transfer; Rec. ITU-T H.273
+
 _SUBSAMPLING = {
     "444": (0, 0),
     "422": (1, 0),
@@ -33,6 +35,17 @@ _SUBSAMPLING = {
     "411": (2, 0),
     "410": (2, 2),
 }
+
+
+@dataclass(frozen=True)
+class Colour:
+    """Colour properties as FFmpeg numbers them; 0 (range, location) and 2 mean unspecified."""
+
+    range: int = 0
+    matrix: int = UNSPECIFIED
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
+    location: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from vs_deblur.avpixels import Plane, frame_of, names_for
+from vs_deblur.avpixels import Colour, Plane, frame_of, names_for
 from vs_deblur.errors import OutputError, UsageError
 from vs_deblur.journal import Entry
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
-    from vs_deblur.hosts.video import Colour, VideoReader
+    from vs_deblur.pipeline import ClipInfo
     from vs_deblur_kernels.planes import PixelFormat
 
 # Containers that keep a time for each frame, by suffix: FFmpeg's name, codecs in the order in which
@@ -53,6 +53,22 @@ _LOSSLESS: dict[str, dict[str, str]] = {
 }
 _INTRA = ("ffv1", "ffvhuff", "huffyuv", "utvideo", "rawvideo", "png", "mjpeg")
 _QSCALE = 118  # FF_QP2LAMBDA
+
+
+class Clip(Protocol):
+    """What a recipe depends on.
+
+    Attributes:
+        info: size, format, aspect.
+        pix_fmt: FFmpeg's name of the pixel format.
+        colour: colour properties.
+        nominal_rate: frames a second, on the average where they vary.
+    """
+
+    info: ClipInfo
+    pix_fmt: str
+    colour: Colour
+    nominal_rate: Fraction
 
 
 @dataclass(frozen=True)
@@ -231,11 +247,11 @@ def _options(codec: str, wanted: Wanted) -> dict[str, str]:
     return chosen
 
 
-def choose(reader: VideoReader, path: Path, wanted: Wanted, gop: int) -> Recipe:
+def choose(clip: Clip, path: Path, wanted: Wanted, gop: int) -> Recipe:
     """How to encode a clip into a file.
 
     Args:
-        reader: the clip.
+        clip: the clip.
         path: the file to make.
         wanted: what was asked for.
         gop: frames between keyframes at most.
@@ -248,16 +264,16 @@ def choose(reader: VideoReader, path: Path, wanted: Wanted, gop: int) -> Recipe:
     if wanted.lossless and wanted.crf is not None:
         raise UsageError("--lossless and --crf exclude each other")
     if wanted.codec is not None:
-        recipe = _recipe(reader, container, _encoder(wanted.codec), wanted, gop)
+        recipe = _recipe(clip, container, _encoder(wanted.codec), wanted, gop)
         recipe.try_out()
         return recipe
     failures = []
     for name in lossless if wanted.lossless else lossy:
         try:
             # H.264's grey comes back as 4:2:0.
-            if name == "libx264" and reader.info.fmt.family == "gray":
+            if name == "libx264" and clip.info.fmt.family == "gray":
                 raise OutputError("libx264 does not keep grey as grey")
-            recipe = _recipe(reader, container, _encoder(name), wanted, gop)
+            recipe = _recipe(clip, container, _encoder(name), wanted, gop)
             recipe.try_out()
             return recipe
         except (OutputError, UsageError) as error:
@@ -266,36 +282,36 @@ def choose(reader: VideoReader, path: Path, wanted: Wanted, gop: int) -> Recipe:
         raise failures[0]
     raise OutputError(
         f"no {'lossless ' if wanted.lossless else ''}codec of {path.suffix} holds"
-        f" {reader.pix_fmt} {reader.info.width}x{reader.info.height}",
+        f" {clip.pix_fmt} {clip.info.width}x{clip.info.height}",
         str(path),
         "use .mkv",
     )
 
 
-def _recipe(reader: VideoReader, container: str, codec: Codec, wanted: Wanted, gop: int) -> Recipe:
-    pix_fmt = _pix_fmt(codec, reader.info.fmt)
+def _recipe(clip: Clip, container: str, codec: Codec, wanted: Wanted, gop: int) -> Recipe:
+    pix_fmt = _pix_fmt(codec, clip.info.fmt)
     if pix_fmt is None:
         raise OutputError(
-            f"{codec.name} cannot hold {reader.pix_fmt}",
+            f"{codec.name} cannot hold {clip.pix_fmt}",
             "--codec",
             "leave the choice to us, or use ffv1 in .mkv",
         )
-    if codec.name == "mjpeg" and not reader.info.fmt.full_range:
+    if codec.name == "mjpeg" and not clip.info.fmt.full_range:
         raise OutputError(
             "mjpeg holds full-range video only, the clip is limited range",
             "--codec",
             "leave the choice to us, or use e.g. libx264",
         )
-    info = reader.info
+    info = clip.info
     return Recipe(
         container,
         codec.name,
         pix_fmt,
         info.width,
         info.height,
-        reader.nominal_rate.limit_denominator(1001),
+        clip.nominal_rate.limit_denominator(1001),
         info.sample_aspect_ratio,
-        reader.colour,
+        clip.colour,
         1 if codec.name in _INTRA else gop,
         _options(codec.name, wanted),
     )

@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vs_deblur.avpixels import Layout, Plane, layout, planes_of
+from vs_deblur.avpixels import UNSPECIFIED, Colour, Layout, Plane, layout, planes_of
 from vs_deblur.errors import InputError
 from vs_deblur.pipeline import ClipInfo
 from vs_deblur.wholeness import is_cut_off
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Numbers of Rec. ITU-T H.273, as FFmpeg has them.
-UNSPECIFIED = 2
 _MATRICES: dict[int, Matrix] = {
     1: "709",
     4: "fcc",
@@ -46,17 +45,6 @@ _LOCATIONS: dict[int, ChromaLocation] = {
     6: "bottom",
 }
 _PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown, progressive
-
-
-@dataclass(frozen=True)
-class Colour:
-    """Colour properties as FFmpeg numbers them; 0 (range, location) and 2 mean unspecified."""
-
-    range: int = 0
-    matrix: int = UNSPECIFIED
-    primaries: int = UNSPECIFIED
-    transfer: int = UNSPECIFIED
-    location: int = 0
 
 
 @dataclass(frozen=True)
