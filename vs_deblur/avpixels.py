@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vs_deblur.errors import InputError
+from vs_deblur.h273 import UNSPECIFIED
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from vs_deblur_kernels.planes import Family, PixelFormat
 
 Plane = NDArray[Any]
-
-UNSPECIFIED = 2  # a matrix, primaries or a transfer; Rec. ITU-T H.273
 
 _SUBSAMPLING = {
     "444": (0, 0),

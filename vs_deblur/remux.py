@@ -16,6 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from vs_deblur.avstreams import main_video
 from vs_deblur.encoder import Recipe
 from vs_deblur.errors import EngineError, InputError, OutputError
 from vs_deblur.journal import Contents, packets
@@ -83,16 +84,6 @@ def plan_copies(source: str, container: str) -> Copies:
         if has_chapters and container not in (*_ROTATES, "webm"):
             lost.append("chapters")
         return Copies(main.index, tuple(kept), tuple(lost))
-
-
-def main_video(container: InputContainer) -> VideoStream:
-    """The first video stream that is not a cover picture."""
-    from av.stream import Disposition
-
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            return stream
-    raise InputError("there is no video in it", container.name)
 
 
 def _holds(container: str, stream: Stream) -> bool:

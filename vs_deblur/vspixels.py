@@ -9,20 +9,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vs_deblur.errors import InputError
+from vs_deblur.h273 import MATRICES, UNSPECIFIED, guessed_matrix
 
 if TYPE_CHECKING:
-    from vs_deblur_kernels.planes import ChromaLocation, Matrix, PixelFormat
+    from vs_deblur_kernels.planes import ChromaLocation, PixelFormat
 
-# Values of Rec. ITU-T H.273 that mean a matrix of ours.
-_MATRICES: dict[int, Matrix] = {
-    1: "709",
-    4: "fcc",
-    5: "601",
-    6: "601",
-    7: "240m",
-    9: "2020",
-}
-# Those that are no linear map from R'G'B', or of which the coefficients are not in the frame.
+# Matrices of Rec. ITU-T H.273 that are no linear map from R'G'B', or of which the coefficients are
+# not in the frame.
 _REFUSED = {
     0: "RGB in YUV planes",
     8: "YCgCo",
@@ -32,7 +25,6 @@ _REFUSED = {
     13: "derived from the primaries, constant luminance",
     14: "ICtCp",
 }
-_UNSPECIFIED = 2
 _CHROMA_LOCATIONS: tuple[ChromaLocation, ...] = (
     "left",
     "center",
@@ -46,11 +38,6 @@ _CHROMA_LOCATIONS: tuple[ChromaLocation, ...] = (
 def _integer(props: Mapping[str, Any], name: str) -> int | None:
     value = props.get(name)
     return int(value) if isinstance(value, int) else None
-
-
-def guessed_matrix(height: int) -> Matrix:
-    """The matrix of a frame that does not say: 709 for HD, 601 below."""
-    return "709" if height >= 720 else "601"
 
 
 def full_range(props: Mapping[str, Any]) -> bool | None:
@@ -77,8 +64,9 @@ def frame_format(
 ) -> PixelFormat:
     """The format of a frame.
 
-    What the properties do not say is guessed: the matrix by height (:func:`guessed_matrix`), full
-    range for RGB and limited range for YUV and grey, chroma to the left.
+    What the properties do not say is guessed: the matrix by height
+    (:func:`~vs_deblur.h273.guessed_matrix`), full range for RGB and limited range for YUV and
+    grey, chroma to the left.
 
     Args:
         family: "YUV", "RGB" or "GRAY".
@@ -95,14 +83,14 @@ def frame_format(
     if family == "RGB":
         return PixelFormat("rgb", bits, is_float, full_range=full is not False)
     number = _integer(props, "_Matrix")
-    known = None if number is None else _MATRICES.get(number)
+    known = None if number is None else MATRICES.get(number)
     if family == "GRAY":
         # Only weights for one and the same change of R, G and B hang on it.
         matrix = known or guessed_matrix(height)
         return PixelFormat("gray", bits, is_float, matrix=matrix, full_range=bool(full))
     if family != "YUV":
         raise InputError(f"the colour family must be YUV, RGB or GRAY, not {family}")
-    if known is None and number not in (None, _UNSPECIFIED):
+    if known is None and number not in (None, UNSPECIFIED):
         name = _REFUSED.get(number or 0, "unknown")
         raise InputError(
             f"the matrix is not supported: {name} (_Matrix {number})",
@@ -126,7 +114,7 @@ def frame_format(
 def guesses(fmt: PixelFormat, props: Mapping[str, Any]) -> str | None:
     """What was guessed about a frame, in words; None if nothing that matters was."""
     said = []
-    if fmt.family == "yuv" and _integer(props, "_Matrix") in (None, _UNSPECIFIED):
+    if fmt.family == "yuv" and _integer(props, "_Matrix") in (None, UNSPECIFIED):
         said.append(f"matrix BT.{fmt.matrix}")
     if fmt.family == "yuv" and not fmt.is_float and full_range(props) is None:
         said.append("limited range")

@@ -13,11 +13,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vs_deblur.avpixels import UNSPECIFIED, Colour, Layout, Plane, layout, planes_of
+from vs_deblur.avpixels import Colour, Layout, Plane, layout, planes_of
+from vs_deblur.avstreams import main_video
 from vs_deblur.errors import InputError
+from vs_deblur.h273 import MATRICES, UNSPECIFIED, guessed_matrix
 from vs_deblur.pipeline import ClipInfo
 from vs_deblur.wholeness import is_cut_off
-from vs_deblur_kernels.planes import ChromaLocation, Matrix, PixelFormat
+from vs_deblur_kernels.planes import ChromaLocation, PixelFormat
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -27,15 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Numbers of Rec. ITU-T H.273, as FFmpeg has them.
-_MATRICES: dict[int, Matrix] = {
-    1: "709",
-    4: "fcc",
-    5: "601",
-    6: "601",
-    7: "240m",
-    9: "2020",
-}
+# Chroma sample locations as FFmpeg numbers them.
 _LOCATIONS: dict[int, ChromaLocation] = {
     1: "left",
     2: "center",
@@ -85,9 +79,9 @@ def _colour(frame: VideoFrame, stream: VideoStream) -> Colour:
 
 def _pixel_format(at: Layout, colour: Colour, height: int, path: str) -> PixelFormat:
     """How to read the samples; guesses are said once."""
-    matrix: Matrix = "709" if height >= 720 else "601"
+    matrix = guessed_matrix(height)
     if at.family == "yuv":
-        known = _MATRICES.get(colour.matrix)
+        known = MATRICES.get(colour.matrix)
         if known is None and colour.matrix not in (0, UNSPECIFIED, 3):
             raise InputError(
                 f"the colour matrix number {colour.matrix} is not supported",
@@ -100,7 +94,7 @@ def _pixel_format(at: Layout, colour: Colour, height: int, path: str) -> PixelFo
             )
         matrix = known or matrix
     else:
-        matrix = _MATRICES.get(colour.matrix, matrix)
+        matrix = MATRICES.get(colour.matrix, matrix)
     full = at.full_range if colour.range == 0 else colour.range == 2
     location: ChromaLocation = _LOCATIONS.get(colour.location, "left")
     return PixelFormat(
@@ -139,7 +133,7 @@ class VideoReader:
         self.path = str(path)
         self.allow_interlaced = allow_interlaced
         with self._open() as container:
-            stream = _video_stream(container, self.path)
+            stream = main_video(container)
             frame = self._first_frame(container, stream)
             at = layout(frame.format.name)
             if at.has_alpha:
@@ -212,7 +206,7 @@ class VideoReader:
         """Frames from number ``origin`` on with their times; see :meth:`frames`."""
         clock = _Clock(self.time_base, self.nominal_rate)
         with self._open() as container:
-            stream = _video_stream(container, self.path)
+            stream = main_video(container)
             for n, frame in enumerate(self._decode(container, stream)):
                 pts = clock.time(frame.pts)
                 if n < origin:
@@ -232,7 +226,7 @@ class VideoReader:
         untimed = 0
         try:
             with self._open() as container:
-                for packet in container.demux(_video_stream(container, self.path)):
+                for packet in container.demux(main_video(container)):
                     if not packet.size or packet.is_discard:
                         continue
                     untimed += packet.pts is None
@@ -308,18 +302,6 @@ class _Clock:
             pts = 0 if self._last is None else self._last + self._step
         self._last = pts if least is None else max(pts, least)
         return self._last
-
-
-def _video_stream(container: InputContainer, path: str) -> VideoStream:
-    """The first video stream that is not a cover picture."""
-    from av.stream import Disposition
-
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            if stream.codec_context is None:
-                raise InputError("no decoder for its video", path)
-            return stream
-    raise InputError("there is no video in it", path)
 
 
 def _text(error: BaseException) -> str:

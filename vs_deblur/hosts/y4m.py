@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vs_deblur.errors import InputError
+from vs_deblur.h273 import guessed_matrix
 
 if TYPE_CHECKING:
     from vs_deblur.pipeline import ClipInfo
@@ -181,7 +182,7 @@ class Header:
         """How to read the samples.
 
         Args:
-            matrix: y4m does not say it; None takes 709 from height 720 on, 601 below.
+            matrix: y4m does not say it; None takes :func:`~vs_deblur.h273.guessed_matrix`.
             full_range: None takes what the header says, else limited.
         """
         from vs_deblur_kernels.planes import PixelFormat
@@ -193,7 +194,7 @@ class Header:
             layout.family,
             layout.bits,
             subsampling=layout.subsampling,
-            matrix=matrix or ("709" if self.height >= 720 else "601"),
+            matrix=matrix or guessed_matrix(self.height),
             full_range=full_range,
             chroma_location=layout.chroma_location,
         )
