@@ -432,6 +432,7 @@ def test_an_end_beyond_the_clip_is_an_error_that_loses_nothing(tmp_path: Path, c
     failed = command(source, target, *options, "--end", 10)
     assert failed.code == 3
     assert "the clip ended before frame 10 (--end)" in str(failed.error)
+    assert "out.mkv.part keeps what is done: --resume goes on" in failed.err
     assert not target.exists()
     assert isinstance(failed.error, InputError)
     hint = str(failed.error.hint).split()[:3]
