@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.machine import describe_machine
 from vs_deblur.engine import Deblurrer, bf16_is_fast
+from vs_deblur.tiling import padded_size
 from vs_deblur_models.registry import build_network, save_network
 
 SIZES = {"320x180": (180, 320), "640x480": (480, 640), "1280x720": (720, 1280)}
@@ -46,7 +47,8 @@ def milliseconds(run: Callable[[], object], repeat: int, device: str) -> tuple[f
 
 def eager(network: Any, height: int, width: int, device: str) -> Callable[[], object]:
     """The network as anybody would run it: torch eager, float32, NCHW."""
-    x = torch.rand(1, 3 * network.spec.window, height, width, device=device)
+    size = padded_size(height, width, network.spec.multiple_of, network.spec.minimum)
+    x = torch.rand(1, 3 * network.spec.window, *size, device=device)
     state = None
 
     @torch.inference_mode()
