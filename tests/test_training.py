@@ -267,6 +267,17 @@ def test_a_checkpoint_of_another_recipe_is_refused(photos: list[Path], tmp_path:
     assert Trainer(changed, sampler, tmp_path / "run", "cpu", allow_changes=True).step == 0
 
 
+def test_a_run_can_begin_with_weights(photos: list[Path], tmp_path: Path) -> None:
+    sampler = sampler_for(photos, tmp_path / "cache")
+    first = Trainer(recipe_for(), sampler, tmp_path / "first", "cpu")
+    first.run([])
+    weights = tmp_path / "first" / "strcnn_dtb_lite.safetensors"
+    second = Trainer(recipe_for(seed=5), sampler, tmp_path / "second", "cpu", initial=weights)
+    for key, value in first.average.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[key]), key
+        assert torch.equal(value, second.average.state_dict()[key]), key
+
+
 def test_the_papers_schedule() -> None:
     recipe = Recipe.load(ROOT / "training" / "recipes" / "strcnn_dtb_paper.toml")
     assert recipe.rate(9_999) == pytest.approx(1e-4)

@@ -421,7 +421,7 @@ def test_a_part_beyond_the_end_is_an_error(idle: Deblurrer, tmp_path: Path) -> N
     source = Film(frames=5).write(tmp_path / "in.mkv")
     with pytest.raises(InputError, match="no frame 5"):
         run(idle, source, tmp_path / "out.mkv", frames=Range(5, 9))
-    assert not (tmp_path / "out.mkv").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mkv"]
 
 
 @pytest.mark.parametrize("codec", ["ffv1", "libx264"])

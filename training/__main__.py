@@ -53,14 +53,21 @@ def synthesise(recipe: Path, data: Path, run: Path, processes: int) -> None:
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads on the CPU.")
 @click.option("--allow-changes", is_flag=True, help="Go on though the recipe was changed.")
+@click.option("--initial", type=FILE, help="Weights to begin a run with, e.g. the shipped ones.")
 def train(
-    recipe: Path, data: Path, run: Path, device: str, threads: int, allow_changes: bool
+    recipe: Path,
+    data: Path,
+    run: Path,
+    device: str,
+    threads: int,
+    allow_changes: bool,
+    initial: Path | None,
 ) -> None:
     """Train, or go on from the run's checkpoint."""
     torch.set_num_threads(threads)
     what = Recipe.load(recipe)
     sampler = make_sampler(what, data, run / "sequences")
-    trainer = Trainer(what, sampler, run, device, allow_changes=allow_changes)
+    trainer = Trainer(what, sampler, run, device, allow_changes=allow_changes, initial=initial)
     trainer.run([s for v in what.validation for s in load_pairs(data / v)])
 
 

@@ -26,6 +26,7 @@ from training.data import PairSequence, Sampler, load_high_speed, load_pairs
 from training.losses import LOSSES, weight_penalty
 from training.synthesis import SynthesisConfig
 from vs_deblur.sequences import images
+from vs_deblur.weights import read_tensors
 from vs_deblur_models.blocks import DynamicTemporalBlending, ResBlock
 from vs_deblur_models.registry import build_network, save_network
 from vs_deblur_models.spec import State, VideoNetwork
@@ -270,9 +271,12 @@ class Trainer:
         folder: of the run; if it holds a checkpoint, the run goes on from there.
         device: "cpu" or "cuda".
         allow_changes: go on even if the checkpoint is of another recipe.
+        initial: weights to begin with, where there is no checkpoint yet (shipped ones, to train
+            them further).
 
     Raises:
         ValueError: the checkpoint is of another recipe.
+        RuntimeError: ``initial`` does not fit the network.
     """
 
     def __init__(
@@ -283,6 +287,7 @@ class Trainer:
         device: str,
         *,
         allow_changes: bool = False,
+        initial: Path | None = None,
     ) -> None:
         self.recipe, self.sampler, self.folder = recipe, sampler, folder
         self.rank = int(os.environ.get("RANK", 0))
@@ -296,6 +301,9 @@ class Trainer:
         self.device = torch.device(device)
         torch.manual_seed(recipe.seed)
         network = build_network(recipe.network, recipe.config).to(self.device)
+        if initial is not None:
+            state, _ = read_tensors(initial)
+            network.load_state_dict({k: v.float() for k, v in state.items()})
         self.network = network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network)
         self.optimiser = torch.optim.Adam(

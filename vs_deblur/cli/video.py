@@ -237,6 +237,7 @@ class Job:
             raise _unwritable(error, target.part, done) from error
         contents = journal.read(target.part)
         if contents is None or not contents.times:
+            target.part.unlink(missing_ok=True)  # nothing in it is worth going on with
             raise InputError(
                 f"there is no frame {self.frames.start}", self.reader.path, "see --start and --end"
             )
@@ -289,6 +290,9 @@ class Job:
 
         first = self.frames.start + done
         origin = deblurrer.plan.origin(first)
+        run_up = 0 if deblurrer.passes_through() else first - deblurrer.plan.earliest(first)
+        if run_up:
+            note(f"{run_up} frames are computed first, so that frame {first} is that of the whole")
         times: dict[int, tuple[int, int]] = {}
 
         def planes() -> Iterator[list[Plane]]:
