@@ -8,7 +8,6 @@ in a process of its own; the time inside the network's steps is taken from withi
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import av
 import click
 import numpy as np
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, write_rows
 
 WIDTH, HEIGHT = 640, 480
 HOSTS = ("engine", "filter", "serve", "video", "video --lossless")
@@ -165,11 +164,7 @@ def main(frames: int, output: Path | None, only: str | None, folder: Path | None
             )
             print("  ".join(str(v) for k, v in rows[-1].items() if k != "machine"), flush=True)
     if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(rows, output)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ machine named by its processor flags.
 
 from __future__ import annotations
 
-import csv
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, write_rows
 from vs_deblur.engine import Deblurrer, bf16_is_fast
 from vs_deblur.tiling import padded_size
 from vs_deblur_models.registry import build_network, save_network
@@ -130,11 +129,7 @@ def main(
                 )
                 print("  ".join(f"{v}" for k, v in rows[-1].items() if k != "machine"), flush=True)
     if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(rows, output)
 
 
 if __name__ == "__main__":
