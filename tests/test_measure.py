@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -39,8 +38,6 @@ from vs_deblur_kernels.planes import PixelFormat
 from vs_deblur_models.registry import build_network, save_network
 
 Image = NDArray[np.uint8]
-
-SHARED = Path(os.environ.get("VS_DEBLUR_SHARED", Path(__file__).parents[2] / "shared"))
 
 
 @pytest.fixture(scope="module")
@@ -602,10 +599,8 @@ def test_the_best_and_the_worst_frame_are_shown() -> None:
 
 
 @pytest.mark.shared
-def test_real_pairs_are_as_blurred_as_their_readme_says(weights: Path) -> None:
-    folder = SHARED / "data" / "pairs" / "val" / "reds_train000_320x180"
-    if not folder.is_dir():
-        pytest.skip("the real pairs are not here (VS_DEBLUR_SHARED)")
+def test_real_pairs_are_as_blurred_as_their_readme_says(weights: Path, shared: Path) -> None:
+    folder = shared / "data" / "pairs" / "val" / "reds_train000_320x180"
     (row,) = run_json(weights, folder, "--strength", "0")["sequences"]
     assert row["frames"] == 10
     assert row["psnr_before"] == pytest.approx(24.5, abs=0.06)

@@ -30,12 +30,8 @@ def main() -> None:
 
 @main.command()
 @click.argument("recipe", type=FILE)
-@click.option(
-    "--data", type=FOLDER, required=True, help="Folder that the recipe's paths start from."
-)
-@click.option(
-    "--run", type=FOLDER, required=True, help="Folder of the run: cache, checkpoint, log."
-)
+@DATA
+@RUN
 @click.option("--processes", type=int, default=1, show_default=True)
 def synthesise(recipe: Path, data: Path, run: Path, processes: int) -> None:
     """Make the synthetic sequences beforehand (training makes those that are missing)."""
@@ -44,12 +40,8 @@ def synthesise(recipe: Path, data: Path, run: Path, processes: int) -> None:
 
 @main.command()
 @click.argument("recipe", type=FILE)
-@click.option(
-    "--data", type=FOLDER, required=True, help="Folder that the recipe's paths start from."
-)
-@click.option(
-    "--run", type=FOLDER, required=True, help="Folder of the run: cache, checkpoint, log."
-)
+@DATA
+@RUN
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads on the CPU.")
 @click.option("--allow-changes", is_flag=True, help="Go on though the recipe was changed.")

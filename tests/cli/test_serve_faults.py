@@ -262,6 +262,16 @@ def _offer(process: Run, data: bytes, patience: float) -> int:
     return taken
 
 
+def _stalled(run: StartRun) -> tuple[Run, bytes]:
+    """A server that has put out 10 bytes which were read, and the clip it was offered."""
+    data = clip(12, *BIG)
+    process = run("serve", "-", *THROUGH)
+    process.write(data[:1000])
+    process.read(10)
+    _offer(process, data[1000:], 1.0)
+    return process, data
+
+
 def test_memory_is_bounded_while_the_reader_stalls(run: StartRun) -> None:
     data = clip(60, *BIG)
     process = run("serve", "-", *THROUGH)
@@ -313,11 +323,7 @@ def test_a_signal_to_the_whole_group_while_frames_flow_to_a_file(
 
 
 def test_a_signal_while_the_reader_is_slow_lets_the_frame_be_finished(run: StartRun) -> None:
-    data = clip(12, *BIG)
-    process = run("serve", "-", *THROUGH)
-    process.write(data[:1000])
-    process.read(10)
-    _offer(process, data[1000:], 1.0)
+    process, data = _stalled(run)
     process.signal(signal.SIGTERM)
     time.sleep(0.3)
     result = process.finish_open()
@@ -328,11 +334,7 @@ def test_a_signal_while_the_reader_is_slow_lets_the_frame_be_finished(run: Start
 
 
 def test_a_signal_while_the_reader_takes_no_more(run: StartRun) -> None:
-    data = clip(12, *BIG)
-    process = run("serve", "-", *THROUGH)
-    process.write(data[:1000])
-    process.read(10)
-    _offer(process, data[1000:], 1.0)
+    process, _ = _stalled(run)
     process.signal(signal.SIGINT)
     assert process.wait() == 130  # though nobody read
     result = process.finish_open()
@@ -340,11 +342,7 @@ def test_a_signal_while_the_reader_takes_no_more(run: StartRun) -> None:
 
 
 def test_a_second_signal_ends_it_at_once(run: StartRun) -> None:
-    data = clip(12, *BIG)
-    process = run("serve", "-", *THROUGH)
-    process.write(data[:1000])
-    process.read(10)
-    _offer(process, data[1000:], 1.0)
+    process, _ = _stalled(run)
     process.signal(signal.SIGINT)
     time.sleep(0.3)
     process.signal(signal.SIGTERM)
