@@ -25,6 +25,14 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small light network as a file; tests that change the file work on a copy."""
+    from tests.small import save_small
+
+    return save_small(tmp_path_factory.mktemp("weights") / "small.safetensors")
+
+
 def pytest_configure() -> None:
     # torch warns once, at import, on machines without a usable NVIDIA driver.
     warnings.filterwarnings("ignore", message="CUDA initialization", category=UserWarning)

@@ -15,20 +15,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests.test_networks import SMALL_LITE, scramble
+from tests.small import scramble
 from vs_deblur import engine
 from vs_deblur.engine import Deblurrer, Prepared
 from vs_deblur.errors import DeviceError, EngineError, InputError, UsageError
 from vs_deblur_kernels.planes import PixelFormat
 from vs_deblur_models.registry import build_network, save_network
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small light network whose output differs from its input, as a file."""
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_network(scramble(build_network("strcnn_dtb_lite", SMALL_LITE)), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +45,16 @@ def run(deblurrer: Deblurrer, frames: list[NDArray[Any]]) -> NDArray[Any]:
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("size", [(1, 1), (17, 9), (32, 48), (33, 16)])
-def test_video_keeps_type_and_size(weights: Path, dtype: str, size: tuple[int, int]) -> None:
+def test_video_keeps_type_and_size(small_weights: Path, dtype: str, size: tuple[int, int]) -> None:
     frames = clip(3, *size, dtype)
-    out = run(Deblurrer(str(weights), device="cpu"), frames)
+    out = run(Deblurrer(str(small_weights), device="cpu"), frames)
     assert out.shape == (3, *size, 3)
     assert out.dtype == np.dtype(dtype)
     assert not np.array_equal(out, np.stack(frames))
 
 
-def test_types_agree_with_each_other(weights: Path) -> None:
-    deblurrer = Deblurrer(str(weights), device="cpu", precision="fp32")
+def test_types_agree_with_each_other(small_weights: Path) -> None:
+    deblurrer = Deblurrer(str(small_weights), device="cpu", precision="fp32")
     eight = clip(4, 24, 32)
     sixteen = run(deblurrer, [f.astype(np.uint16) * 257 for f in eight]) / 65535
     real = run(deblurrer, [(f / 255).astype(np.float32) for f in eight])
@@ -71,24 +63,24 @@ def test_types_agree_with_each_other(weights: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_strength_zero_is_bit_exact(weights: Path, dtype: str) -> None:
+def test_strength_zero_is_bit_exact(small_weights: Path, dtype: str) -> None:
     frames = clip(3, 17, 9, dtype)
     if dtype == "float32":
         frames[1][0, 0] = (np.nan, np.inf, -3.0)
-    out = run(Deblurrer(str(weights), device="cpu", strength=0.0), frames)
+    out = run(Deblurrer(str(small_weights), device="cpu", strength=0.0), frames)
     assert np.array_equal(out, np.stack(frames), equal_nan=dtype == "float32")
 
 
-def test_strength_mixes_linearly(weights: Path) -> None:
+def test_strength_mixes_linearly(small_weights: Path) -> None:
     frames = clip(4, 24, 32, "float32")
     full, half = (
-        run(Deblurrer(str(weights), device="cpu", strength=s), frames) for s in (1.0, 0.5)
+        run(Deblurrer(str(small_weights), device="cpu", strength=s), frames) for s in (1.0, 0.5)
     )
     np.testing.assert_allclose(half, (np.stack(frames) + full) / 2, atol=1e-6)
 
 
-def test_empty_and_one_frame_clips(weights: Path) -> None:
-    deblurrer = Deblurrer(str(weights), device="cpu")
+def test_empty_and_one_frame_clips(small_weights: Path) -> None:
+    deblurrer = Deblurrer(str(small_weights), device="cpu")
     assert list(deblurrer.video([])) == []
     assert run(deblurrer, clip(1, 20, 20)).shape == (1, 20, 20, 3)
 
@@ -102,23 +94,23 @@ def test_empty_and_one_frame_clips(weights: Path) -> None:
         np.zeros((4, 4, 3), np.int64),
     ],
 )
-def test_frames_of_another_kind_are_refused(weights: Path, bad: NDArray[Any]) -> None:
+def test_frames_of_another_kind_are_refused(small_weights: Path, bad: NDArray[Any]) -> None:
     with pytest.raises(InputError):
-        list(Deblurrer(str(weights), device="cpu").video([bad]))
+        list(Deblurrer(str(small_weights), device="cpu").video([bad]))
 
 
-def test_a_frame_of_another_size_is_refused_by_number(weights: Path) -> None:
+def test_a_frame_of_another_size_is_refused_by_number(small_weights: Path) -> None:
     frames = [*clip(2, 16, 16), *clip(1, 18, 16)]
     with pytest.raises(InputError, match="frame 2"):
-        list(Deblurrer(str(weights), device="cpu").video(frames))
+        list(Deblurrer(str(small_weights), device="cpu").video(frames))
 
 
 @pytest.mark.parametrize("tile", [32, 64, 100])
-def test_tiles_give_the_whole_frames_result(weights: Path, tile: int) -> None:
+def test_tiles_give_the_whole_frames_result(small_weights: Path, tile: int) -> None:
     """States are kept full-frame and halos cover the receptive field: only rounding differs."""
     frames = clip(5, 200, 331, "float32")
-    whole = run(Deblurrer(str(weights), device="cpu", precision="fp32"), frames)
-    tiled = run(Deblurrer(str(weights), device="cpu", precision="fp32", tile=tile), frames)
+    whole = run(Deblurrer(str(small_weights), device="cpu", precision="fp32"), frames)
+    tiled = run(Deblurrer(str(small_weights), device="cpu", precision="fp32", tile=tile), frames)
     assert np.abs(whole - tiled).max() < 2e-5
 
 
@@ -132,8 +124,8 @@ def test_tiles_of_the_papers_network(paper_weights: Path) -> None:
     assert np.abs(whole - run(deblurrer, frames)).max() > 1e-3
 
 
-def test_a_small_memory_budget_makes_tiles(weights: Path) -> None:
-    deblurrer = Deblurrer(str(weights), device="cpu", memory=40e6)
+def test_a_small_memory_budget_makes_tiles(small_weights: Path) -> None:
+    deblurrer = Deblurrer(str(small_weights), device="cpu", memory=40e6)
     assert deblurrer._tile_for(96, 96) is None
     tile = deblurrer._tile_for(4320, 7680)
     assert tile is not None
@@ -157,11 +149,11 @@ class Starved:
 
 
 def test_out_of_memory_halves_the_tile_and_says_so_once(
-    weights: Path, caplog: pytest.LogCaptureFixture
+    small_weights: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     frames = clip(4, 400, 400, "float32")
-    expected = run(Deblurrer(str(weights), device="cpu", precision="fp32"), frames)
-    deblurrer = Deblurrer(str(weights), device="cpu", precision="fp32")
+    expected = run(Deblurrer(str(small_weights), device="cpu", precision="fp32"), frames)
+    deblurrer = Deblurrer(str(small_weights), device="cpu", precision="fp32")
     starved = Starved(deblurrer, 390 * 390)
     deblurrer.network = starved
     with caplog.at_level(logging.WARNING, logger="vs_deblur.engine"):
@@ -171,8 +163,8 @@ def test_out_of_memory_halves_the_tile_and_says_so_once(
     assert np.abs(out - expected).max() < 2e-5
 
 
-def test_out_of_memory_at_the_smallest_tile_is_a_device_error(weights: Path) -> None:
-    deblurrer = Deblurrer(str(weights), device="cpu")
+def test_out_of_memory_at_the_smallest_tile_is_a_device_error(small_weights: Path) -> None:
+    deblurrer = Deblurrer(str(small_weights), device="cpu")
     deblurrer.network = Starved(deblurrer, 10)
     with pytest.raises(DeviceError, match="out of memory") as raised:
         run(deblurrer, clip(1, 200, 200))
@@ -180,8 +172,8 @@ def test_out_of_memory_at_the_smallest_tile_is_a_device_error(weights: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["CUDA error: an illegal memory access", "unspecified launch"])
-def test_a_lost_device_is_not_tried_again(weights: Path, text: str) -> None:
-    deblurrer = Deblurrer(str(weights), device="cpu")
+def test_a_lost_device_is_not_tried_again(small_weights: Path, text: str) -> None:
+    deblurrer = Deblurrer(str(small_weights), device="cpu")
     calls = 0
 
     class Lost:
@@ -196,7 +188,7 @@ def test_a_lost_device_is_not_tried_again(weights: Path, text: str) -> None:
     assert calls == 1
 
 
-def test_values_that_are_not_finite_stay_where_they_are(weights: Path) -> None:
+def test_values_that_are_not_finite_stay_where_they_are(small_weights: Path) -> None:
     """NaN and Inf pixels come out finite and never reach the state of later frames."""
     clean = clip(6, 32, 32, "float32")
     dirty = [f.copy() for f in clean]
@@ -205,7 +197,7 @@ def test_values_that_are_not_finite_stay_where_they_are(weights: Path) -> None:
     dirty[1][11, 11, 1] = -np.inf
     replaced = [f.copy() for f in dirty]
     replaced[1] = np.nan_to_num(replaced[1], nan=0.0, posinf=1.0, neginf=0.0)
-    deblurrer = Deblurrer(str(weights), device="cpu")
+    deblurrer = Deblurrer(str(small_weights), device="cpu")
     out = run(deblurrer, dirty)
     assert np.isfinite(out).all()
     np.testing.assert_array_equal(out, run(deblurrer, replaced))
@@ -215,12 +207,12 @@ def test_values_that_are_not_finite_stay_where_they_are(weights: Path) -> None:
     assert flags == [False, True, False]
 
 
-def test_values_beyond_the_range_are_kept(weights: Path) -> None:
+def test_values_beyond_the_range_are_kept(small_weights: Path) -> None:
     frames = clip(3, 32, 32, "float32")
     for f in frames:
         f[5, 5] = (4.0, -2.0, 0.5)
     inside = [f.clip(0, 1) for f in frames]
-    deblurrer = Deblurrer(str(weights), device="cpu")
+    deblurrer = Deblurrer(str(small_weights), device="cpu")
     np.testing.assert_allclose(
         run(deblurrer, frames) - np.stack(frames),
         run(deblurrer, inside) - np.stack(inside),
@@ -230,9 +222,11 @@ def test_values_beyond_the_range_are_kept(weights: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("where", ["frame", "state"])
-def test_a_network_that_overflows_is_an_error(weights: Path, value: float, where: str) -> None:
+def test_a_network_that_overflows_is_an_error(
+    small_weights: Path, value: float, where: str
+) -> None:
     """Infinities too: clamped they would pass for white and black."""
-    deblurrer = Deblurrer(str(weights), device="cpu")
+    deblurrer = Deblurrer(str(small_weights), device="cpu")
 
     class Overflowing:
         def step(self, x: torch.Tensor, _: Any) -> Any:
@@ -254,7 +248,7 @@ def test_a_network_that_overflows_is_an_error(weights: Path, value: float, where
     ],
 )
 def test_faults_outside_the_network_are_named_too(
-    weights: Path,
+    small_weights: Path,
     monkeypatch: pytest.MonkeyPatch,
     place: str,
     error: Exception,
@@ -263,24 +257,25 @@ def test_faults_outside_the_network_are_named_too(
     def fail(*_: Any, **__: Any) -> Any:
         raise error
 
-    deblurrer = Deblurrer(str(weights), device="cpu")
+    deblurrer = Deblurrer(str(small_weights), device="cpu")
     monkeypatch.setattr(engine, place, fail)
     with pytest.raises(expected):
         run(deblurrer, clip(1, 32, 32))
 
 
-def test_a_warm_up_is_never_longer_than_a_segment(weights: Path) -> None:
-    assert Deblurrer(str(weights), device="cpu", segment=4).plan.warmup == 4
+def test_a_warm_up_is_never_longer_than_a_segment(small_weights: Path) -> None:
+    assert Deblurrer(str(small_weights), device="cpu", segment=4).plan.warmup == 4
     frames = clip(9, 16, 16)
     short, exact = (
-        run(Deblurrer(str(weights), device="cpu", segment=4, warmup=w), frames) for w in (8, 4)
+        run(Deblurrer(str(small_weights), device="cpu", segment=4, warmup=w), frames)
+        for w in (8, 4)
     )
     assert np.array_equal(short, exact)
 
 
-def test_byte_order_of_arrays_does_not_matter(weights: Path) -> None:
+def test_byte_order_of_arrays_does_not_matter(small_weights: Path) -> None:
     frames = clip(2, 16, 16, "uint16")
-    deblurrer = Deblurrer(str(weights), device="cpu")
+    deblurrer = Deblurrer(str(small_weights), device="cpu")
     swapped = run(deblurrer, [f.astype(">u2") for f in frames])
     assert np.array_equal(swapped, run(deblurrer, frames))
 
@@ -320,14 +315,16 @@ def test_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"device": "cuda:99"}, DeviceError),
     ],
 )
-def test_bad_arguments(weights: Path, arguments: dict[str, Any], error: type[Exception]) -> None:
+def test_bad_arguments(
+    small_weights: Path, arguments: dict[str, Any], error: type[Exception]
+) -> None:
     with pytest.raises(error):
-        Deblurrer(str(weights), **arguments)
+        Deblurrer(str(small_weights), **arguments)
 
 
-def test_stepping_by_hand_equals_video(weights: Path) -> None:
+def test_stepping_by_hand_equals_video(small_weights: Path) -> None:
     """The interface of hosts gives the samples that arrays get."""
-    deblurrer = Deblurrer(str(weights), device="cpu", segment=4, warmup=2)
+    deblurrer = Deblurrer(str(small_weights), device="cpu", segment=4, warmup=2)
     frames = clip(11, 20, 24)
     fmt = engine.array_format(frames[0])
     cuts = {6}
@@ -346,9 +343,9 @@ def test_stepping_by_hand_equals_video(weights: Path) -> None:
         assert np.array_equal(np.stack(result.planes, axis=-1), expected[n])
 
 
-def test_video_reads_no_further_than_it_must(weights: Path) -> None:
+def test_video_reads_no_further_than_it_must(small_weights: Path) -> None:
     """The first frame comes out after look-ahead + 1 frames went in: usable on a live source."""
-    deblurrer = Deblurrer(str(weights), device="cpu")
+    deblurrer = Deblurrer(str(small_weights), device="cpu")
     asked = 0
 
     def source() -> Iterator[NDArray[Any]]:
@@ -361,20 +358,20 @@ def test_video_reads_no_further_than_it_must(weights: Path) -> None:
     assert asked == deblurrer.spec.look_ahead + 1
 
 
-def test_the_thread_count_does_not_change_the_result(weights: Path) -> None:
+def test_the_thread_count_does_not_change_the_result(small_weights: Path) -> None:
     frames = clip(3, 64, 80, "float32")
     before = torch.get_num_threads()
     results = []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results.append(run(Deblurrer(str(weights), device="cpu"), frames))
+            results.append(run(Deblurrer(str(small_weights), device="cpu"), frames))
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(results[0], results[1])
 
 
-def test_two_processes_agree(weights: Path, tmp_path: Path) -> None:
+def test_two_processes_agree(small_weights: Path, tmp_path: Path) -> None:
     frames = np.stack(clip(3, 40, 48))
     source = tmp_path / "in.npy"
     target = tmp_path / "out.npy"
@@ -385,20 +382,20 @@ def test_two_processes_agree(weights: Path, tmp_path: Path) -> None:
         "np.save(sys.argv[3], np.stack(list(d.video(np.load(sys.argv[2])))))\n"
     )
     subprocess.run(
-        [sys.executable, "-c", code, str(weights), str(source), str(target)],
+        [sys.executable, "-c", code, str(small_weights), str(source), str(target)],
         check=True,
         timeout=120,
     )
-    out = run(Deblurrer(str(weights), device="cpu"), list(frames))
+    out = run(Deblurrer(str(small_weights), device="cpu"), list(frames))
     np.testing.assert_array_equal(np.load(target), out)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_cuda_agrees_with_the_processor(weights: Path, precision: str) -> None:
+def test_cuda_agrees_with_the_processor(small_weights: Path, precision: str) -> None:
     frames = clip(6, 64, 80, "float32")
-    exact = run(Deblurrer(str(weights), device="cpu", precision="fp32"), frames)
-    out = run(Deblurrer(str(weights), device="cuda", precision=precision), frames)
+    exact = run(Deblurrer(str(small_weights), device="cpu", precision="fp32"), frames)
+    out = run(Deblurrer(str(small_weights), device="cuda", precision=precision), frames)
     bound = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.15}[precision]
     assert np.abs(out - exact).max() < bound

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from tests.invoke import Result, invoke
-from tests.test_networks import SMALL_LITE, scramble
 from vs_deblur.cli.measure import command
 from vs_deblur.engine import Deblurrer
 from vs_deblur.errors import InputError
@@ -35,16 +34,8 @@ from vs_deblur.sequences import (
     two_folders,
 )
 from vs_deblur_kernels.planes import PixelFormat
-from vs_deblur_models.registry import build_network, save_network
 
 Image = NDArray[np.uint8]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_network(scramble(build_network("strcnn_dtb_lite", SMALL_LITE)), path)
-    return path
 
 
 def scene(n: int, height: int = 24, width: int = 32) -> Image:
@@ -73,8 +64,8 @@ def write_pairs(folder: Path, names: Sequence[str], suffix: str = ".png", **size
     return folder
 
 
-def run_json(weights: Path, *args: object) -> dict[str, Any]:
-    result = invoke(command, *args, "--model", weights, "--device", "cpu", "--json")
+def run_json(small_weights: Path, *args: object) -> dict[str, Any]:
+    result = invoke(command, *args, "--model", small_weights, "--device", "cpu", "--json")
     assert result.code == 0, result.error
     answer = json.loads(result.out)
     assert isinstance(answer, dict)
@@ -246,12 +237,12 @@ def test_images_are_turned_upright(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------- figures
 
 
-def test_the_figures_are_those_of_the_rounded_result(weights: Path, tmp_path: Path) -> None:
+def test_the_figures_are_those_of_the_rounded_result(small_weights: Path, tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "clip", [f"{i:03}" for i in range(5)])
-    answer = run_json(weights, folder)
+    answer = run_json(small_weights, folder)
     sharp = [scene(n) for n in range(5)]
     blurred = [blur(s) for s in sharp]
-    result = list(Deblurrer(str(weights), device="cpu").video(blurred))
+    result = list(Deblurrer(str(small_weights), device="cpu").video(blurred))
     (row,) = answer["sequences"]
     assert (row["name"], row["frames"], row["sizes"]) == ("clip", 5, [[32, 24]])
     for n, frame in enumerate(row["per_frame"]):
@@ -266,52 +257,52 @@ def test_the_figures_are_those_of_the_rounded_result(weights: Path, tmp_path: Pa
     assert row["per_frame"][1]["temporal_psnr_after"] is not None
 
 
-def test_a_gap_in_the_numbers_starts_afresh(weights: Path, tmp_path: Path) -> None:
+def test_a_gap_in_the_numbers_starts_afresh(small_weights: Path, tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "a", ["01", "03", "05"])
-    (row,) = run_json(weights, folder)["sequences"]
-    deblurrer = Deblurrer(str(weights), device="cpu")
+    (row,) = run_json(small_weights, folder)["sequences"]
+    deblurrer = Deblurrer(str(small_weights), device="cpu")
     for n, frame in enumerate(row["per_frame"]):
         (alone,) = deblurrer.video([blur(scene(n))])
         assert frame["psnr_after"] == psnr(alone, scene(n))
         assert frame["temporal_psnr_before"] is None
 
 
-def test_strength_zero_changes_no_figure(weights: Path, tmp_path: Path) -> None:
+def test_strength_zero_changes_no_figure(small_weights: Path, tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "a", ["0", "1"])
-    (row,) = run_json(weights, folder, "--strength", "0")["sequences"]
+    (row,) = run_json(small_weights, folder, "--strength", "0")["sequences"]
     assert row["gain"] == 0.0
     assert row["ssim_after"] == row["ssim_before"]
 
 
-def test_means_count_each_sequence_once(weights: Path, tmp_path: Path) -> None:
+def test_means_count_each_sequence_once(small_weights: Path, tmp_path: Path) -> None:
     write_pairs(tmp_path / "long", ["0", "1", "2"])
     write_pairs(tmp_path / "short", ["0"], height=40, width=20)
-    answer = run_json(weights, tmp_path)
+    answer = run_json(small_weights, tmp_path)
     long, short = answer["sequences"]
     assert answer["mean"]["frames"] == 4
     for key in ("psnr_before", "psnr_after", "gain", "ssim_before", "ssim_after"):
         assert answer["mean"][key] == pytest.approx((long[key] + short[key]) / 2)
 
 
-def test_identical_frames_are_counted_and_not_averaged(weights: Path, tmp_path: Path) -> None:
+def test_identical_frames_are_counted_and_not_averaged(small_weights: Path, tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "a", ["0", "1", "2"])
     write(folder / "blur" / "1.png", scene(1))
-    (row,) = run_json(weights, folder, "--strength", "0")["sequences"]
+    (row,) = run_json(small_weights, folder, "--strength", "0")["sequences"]
     assert (row["identical_before"], row["identical_after"]) == (1, 1)
     assert row["per_frame"][1]["psnr_before"] is None
     expected = np.mean([row["per_frame"][n]["psnr_before"] for n in (0, 2)])
     assert row["psnr_before"] == pytest.approx(expected)
-    result = invoke(command, folder, "--strength", "0", "--model", weights, "--device", "cpu")
+    result = invoke(command, folder, "--strength", "0", "--model", small_weights, "--device", "cpu")
     assert "a: 1 frames before and 1 after are identical" in result.err
 
 
-def test_a_sequence_of_identical_frames_is_infinite(weights: Path, tmp_path: Path) -> None:
+def test_a_sequence_of_identical_frames_is_infinite(small_weights: Path, tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "a", ["0", "1"]) / "sharp"
-    args = (folder, folder, "--strength", "0", "--model", weights, "--device", "cpu")
+    args = (folder, folder, "--strength", "0", "--model", small_weights, "--device", "cpu")
     result = invoke(command, *args)
     assert result.code == 0
     assert re.search(r"^sharp +2 +inf +inf +- +1\.0000 +1\.0000$", result.out, re.MULTILINE)
-    (row,) = run_json(weights, *args[:4])["sequences"]
+    (row,) = run_json(small_weights, *args[:4])["sequences"]
     assert row["psnr_before"] is row["gain"] is None
 
 
@@ -391,10 +382,10 @@ def test_rgb8_of_other_formats() -> None:
 # ------------------------------------------------------------------------------------ the command
 
 
-def test_the_table(weights: Path, tmp_path: Path) -> None:
+def test_the_table(small_weights: Path, tmp_path: Path) -> None:
     write_pairs(tmp_path / "a", ["0", "1"])
     write_pairs(tmp_path / "b", ["0"], height=8, width=8)
-    result = invoke(command, tmp_path, "--model", weights, "--device", "cpu", "--temporal")
+    result = invoke(command, tmp_path, "--model", small_weights, "--device", "cpu", "--temporal")
     assert result.code == 0
     head, a, b, mean = result.out.splitlines()
     assert head.split()[:2] == ["sequence", "frames"]
@@ -421,10 +412,12 @@ class _Links(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_the_page_needs_nothing_else(weights: Path, tmp_path: Path) -> None:
+def test_the_page_needs_nothing_else(small_weights: Path, tmp_path: Path) -> None:
     write_pairs(tmp_path / "in" / "<b>&", ["0", "1", "2"])
     page = tmp_path / "page.html"
-    result = invoke(command, tmp_path / "in", "--model", weights, "--device", "cpu", "--html", page)
+    result = invoke(
+        command, tmp_path / "in", "--model", small_weights, "--device", "cpu", "--html", page
+    )
     assert result.code == 0, result.error
     text = page.read_text(encoding="utf-8")
     parser = _Links()
@@ -439,20 +432,22 @@ def test_the_page_needs_nothing_else(weights: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "page.html"]
 
 
-def test_a_page_of_identical_frames(weights: Path, tmp_path: Path) -> None:
+def test_a_page_of_identical_frames(small_weights: Path, tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "a", ["0", "1"]) / "sharp"
-    args = ("--strength", "0", "--model", weights, "--html", tmp_path / "page.html")
+    args = ("--strength", "0", "--model", small_weights, "--html", tmp_path / "page.html")
     assert invoke(command, folder, folder, *args).code == 0
     assert "<img" not in (tmp_path / "page.html").read_text()
 
 
-def test_a_page_that_exists_is_kept(weights: Path, tmp_path: Path) -> None:
+def test_a_page_that_exists_is_kept(small_weights: Path, tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "a", ["0"])
     page = tmp_path / "page.html"
     page.write_text("mine")
-    assert invoke(command, folder, "--html", page, "--model", weights).code == 2
+    assert invoke(command, folder, "--html", page, "--model", small_weights).code == 2
     assert page.read_text() == "mine"
-    assert invoke(command, folder, "--html", page, "--model", weights, "--overwrite").code == 0
+    assert (
+        invoke(command, folder, "--html", page, "--model", small_weights, "--overwrite").code == 0
+    )
     assert page.read_text() != "mine"
 
 
@@ -464,11 +459,11 @@ def test_a_page_that_cannot_be_written_is_refused_first(tmp_path: Path, name: st
     assert invoke(command, folder, *args).code == 4
 
 
-def test_nothing_is_left_of_a_page_after_an_error(weights: Path, tmp_path: Path) -> None:
+def test_nothing_is_left_of_a_page_after_an_error(small_weights: Path, tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "a", ["0", "1"])
     (folder / "blur" / "1.png").write_bytes(b"broken")
     page = tmp_path / "page.html"
-    result = invoke(command, folder, "--html", page, "--model", weights)
+    result = invoke(command, folder, "--html", page, "--model", small_weights)
     assert result.code == 3
     assert "1.png" in str(result.error)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
@@ -506,9 +501,11 @@ FAULTS: dict[str, tuple[Arrange, int, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults(weights: Path, tmp_path: Path, fault: str) -> None:
+def test_faults(small_weights: Path, tmp_path: Path, fault: str) -> None:
     arrange, code, what = FAULTS[fault]
-    result: Result = invoke(command, *arrange(tmp_path), "--model", weights, "--device", "cpu")
+    result: Result = invoke(
+        command, *arrange(tmp_path), "--model", small_weights, "--device", "cpu"
+    )
     assert result.code == code
     assert what in str(result.error)
     assert result.out == ""
@@ -529,34 +526,34 @@ def write_video(path: Path, frames: Sequence[Image]) -> Path:
     return path
 
 
-def test_videos_have_the_figures_of_their_frames(weights: Path, tmp_path: Path) -> None:
+def test_videos_have_the_figures_of_their_frames(small_weights: Path, tmp_path: Path) -> None:
     sharp = [scene(n) for n in range(4)]
     a = write_video(tmp_path / "a.mkv", [blur(s) for s in sharp])
     b = write_video(tmp_path / "b.mkv", sharp)
     folder = write_pairs(tmp_path / "clip", [f"{n}" for n in range(4)])
-    (video,) = run_json(weights, a, b)["sequences"]
-    (pictures,) = run_json(weights, folder)["sequences"]
+    (video,) = run_json(small_weights, a, b)["sequences"]
+    (pictures,) = run_json(small_weights, folder)["sequences"]
     assert (video.pop("name"), pictures.pop("name")) == ("a", "clip")
     assert video == pictures
 
 
 @pytest.mark.parametrize("lengths", [(3, 5), (5, 3)])
 def test_videos_of_different_lengths(
-    weights: Path, tmp_path: Path, lengths: tuple[int, int]
+    small_weights: Path, tmp_path: Path, lengths: tuple[int, int]
 ) -> None:
     paths = [
         write_video(tmp_path / f"{i}.mkv", [scene(n) for n in range(length)])
         for i, length in enumerate(lengths)
     ]
-    result = invoke(command, *paths, "--model", weights, "--device", "cpu")
+    result = invoke(command, *paths, "--model", small_weights, "--device", "cpu")
     assert result.code == 3
     assert f"{lengths[0]} blurred but {lengths[1]} sharp frames" in str(result.error)
 
 
-def test_videos_of_different_sizes(weights: Path, tmp_path: Path) -> None:
+def test_videos_of_different_sizes(small_weights: Path, tmp_path: Path) -> None:
     a = write_video(tmp_path / "a.mkv", [scene(0)])
     b = write_video(tmp_path / "b.mkv", [scene(0, 32, 24)])
-    result = invoke(command, a, b, "--model", weights)
+    result = invoke(command, a, b, "--model", small_weights)
     assert result.code == 3
     assert "blurred is 32x24, sharp 24x32" in str(result.error)
 
@@ -599,8 +596,8 @@ def test_the_best_and_the_worst_frame_are_shown() -> None:
 
 
 @pytest.mark.shared
-def test_real_pairs_are_as_blurred_as_their_readme_says(weights: Path, shared: Path) -> None:
+def test_real_pairs_are_as_blurred_as_their_readme_says(small_weights: Path, shared: Path) -> None:
     folder = shared / "data" / "pairs" / "val" / "reds_train000_320x180"
-    (row,) = run_json(weights, folder, "--strength", "0")["sequences"]
+    (row,) = run_json(small_weights, folder, "--strength", "0")["sequences"]
     assert row["frames"] == 10
     assert row["psnr_before"] == pytest.approx(24.5, abs=0.06)

@@ -15,33 +15,26 @@ import torch
 from safetensors.torch import save_file
 
 from tests.invoke import invoke
-from tests.test_networks import SMALL_LITE, scramble
+from tests.small import SMALL_LITE
 from vs_deblur import engine, weights
 from vs_deblur.cli import doctor, models
 from vs_deblur.cli.doctor import Check, verdict
 from vs_deblur.errors import DeviceError
 from vs_deblur.weights import sha256_of, shipped
-from vs_deblur_models.registry import build_network, save_network
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("good") / "own.safetensors"
-    save_network(scramble(build_network("strcnn_dtb_lite", SMALL_LITE)), path)
-    return path
+from vs_deblur_models.registry import build_network
 
 
 @pytest.fixture
-def folder(tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Shipped weights of our own: "tiny", the default, and "other"."""
     cards = []
     for name in ("tiny", "other"):
-        shutil.copy(good, tmp_path / f"{name}.safetensors")
+        shutil.copy(small_weights, tmp_path / f"{name}.safetensors")
         card = {
             "name": name,
             "file": f"{name}.safetensors",
             "network": "strcnn_dtb_lite",
-            "sha256": sha256_of(good),
+            "sha256": sha256_of(small_weights),
             "licence": "MIT",
             "training_data": "photographs",
             "recipe": f"{name}.toml",
@@ -68,7 +61,8 @@ def damage(path: Path) -> None:
 def test_the_table_of_models(folder: Path) -> None:
     result = invoke(models.command)
     assert result.code == 0
-    head, tiny, other = (line.split() for line in result.out.splitlines())
+    head, tiny, other, note = (line.split() for line in result.out.splitlines())
+    assert note[0] == "gain:"
     assert head[:7] == ["name", "kind", "default", "licence", "size", "parameters", "gain"]
     assert head[7:] == ["GFLOP", "640x480"]
     network = build_network("strcnn_dtb_lite", SMALL_LITE)
@@ -118,13 +112,13 @@ def test_info_of_a_shipped_model(folder: Path, name: str) -> None:
         assert fact in text
 
 
-def test_info_of_a_file_of_ones_own(good: Path) -> None:
-    row = json.loads(invoke(models.command, "info", good, "--json").out)
-    assert (row["name"], row["network"], row["ok"]) == ("own", "strcnn_dtb_lite", True)
-    assert row["sha256"] == sha256_of(good)
+def test_info_of_a_file_of_ones_own(small_weights: Path) -> None:
+    row = json.loads(invoke(models.command, "info", small_weights, "--json").out)
+    assert (row["name"], row["network"], row["ok"]) == ("small", "strcnn_dtb_lite", True)
+    assert row["sha256"] == sha256_of(small_weights)
     assert "sha256_ok" not in row
-    text = invoke(models.command, "info", good).out
-    assert sha256_of(good) in text
+    text = invoke(models.command, "info", small_weights).out
+    assert sha256_of(small_weights) in text
     assert "licence" not in text
     assert "gain" not in text
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.small import SMALL_LITE, scramble
 from vs_deblur_models.blocks import DynamicTemporalBlending, ResBlock
 from vs_deblur_models.registry import (
     ENTRIES,
@@ -25,12 +26,6 @@ from vs_deblur_models.registry import (
 from vs_deblur_models.spec import State, VideoNetwork
 from vs_deblur_models.strcnn import Strcnn, StrcnnConfig, StrcnnDtbLite, StrcnnDtbLiteConfig
 
-SMALL_LITE: dict[str, Any] = {
-    "channels": (8, 12, 16),
-    "encoder_blocks": (1, 2, 1),
-    "decoder_blocks": (2, 1),
-    "feedback_channels": 4,
-}
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("cnn", {"m": 1}),
     ("strcnn", {"m": 2}),
@@ -39,19 +34,6 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("strcnn_dtb_lite", {"m": 1}),
     ("strcnn_dtb_lite", {"m": 2, **SMALL_LITE}),
 ]
-
-
-def scramble(network: Any, seed: int = 0) -> Any:
-    """Weights of ordinary size everywhere (some start at zero, which would hide faults)."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in network.parameters():
-            if p.ndim == 4:
-                fan = p[0].numel()
-                p.copy_(torch.randn(p.shape, generator=generator) * (1.0 / fan) ** 0.5)
-            elif p.ndim == 1:
-                p.copy_(torch.randn(p.shape, generator=generator) * 0.05)
-    return network.eval()
 
 
 def parameters(network: torch.nn.Module) -> int:

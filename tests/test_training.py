@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.test_networks import SMALL_LITE
+from tests.small import SMALL_LITE
 from training.data import (
     PairSequence,
     Sampler,
@@ -29,6 +29,7 @@ from training.data import (
 )
 from training.look import contact_sheet, plot
 from training.losses import LOSSES, charbonnier, log_mse, mean_squared_error, weight_penalty
+from training.optimisers import Optimisers, orthogonalised
 from training.synthesis import (
     SynthesisConfig,
     laplacian_variance,
@@ -213,6 +214,14 @@ def test_blurred_and_sharp_of_a_sample_belong_together(photos: list[Path], tmp_p
         assert torch.equal(batch.blurred[:, 1:4], batch.sharp)
 
 
+def test_sharp_samples_go_in_as_they_must_come_out(photos: list[Path], tmp_path: Path) -> None:
+    blurred = sampler_for(photos, tmp_path, real_share=1.0, still_real_share=0.0)
+    sharp = sampler_for(photos, tmp_path, real_share=1.0, still_real_share=0.0, sharp_share=1.0)
+    for step in range(3):
+        assert not torch.equal(blurred.draw(step, 3).blurred[:, 1:4], blurred.draw(step, 3).sharp)
+        assert torch.equal(sharp.draw(step, 3).blurred[:, 1:4], sharp.draw(step, 3).sharp)
+
+
 def test_losses() -> None:
     a, b = torch.rand(2, 3, 3, 8, 8), torch.rand(2, 3, 3, 8, 8)
     mse = (a - b).square()
@@ -278,6 +287,34 @@ def test_a_run_can_begin_with_weights(photos: list[Path], tmp_path: Path) -> Non
         assert torch.equal(value, second.average.state_dict()[key]), key
 
 
+def test_a_checkpoint_of_another_optimiser_is_refused(photos: list[Path], tmp_path: Path) -> None:
+    sampler = sampler_for(photos, tmp_path / "cache")
+    Trainer(recipe_for(), sampler, tmp_path / "run", "cpu").save()
+    muon = recipe_for(optimiser="muon")
+    with pytest.raises(ValueError, match="another optimiser"):
+        Trainer(muon, sampler, tmp_path / "run", "cpu", allow_changes=True)
+
+
+@pytest.mark.parametrize("shape", [(8, 30), (30, 8), (16, 16)])
+def test_orthogonalised_matrices_keep_their_directions(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 1e-4
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    result = orthogonalised(matrix)
+    values = torch.diagonal(u.T @ result @ v.T)
+    assert torch.all((values > 0.3) & (values < 1.3))
+    assert torch.allclose(u @ torch.diag(values) @ v, result, atol=1e-4)
+
+
+def test_muon_trains_inner_kernels_and_adam_the_rest() -> None:
+    network = build_network("strcnn_dtb_lite", SMALL_LITE)
+    parts = Optimisers(network, "muon", ("head", "output", "feedback")).parts
+    adam, muon = ({id(p) for g in o.param_groups for p in g["params"]} for o in parts)
+    for path, p in network.named_parameters():
+        inner = p.ndim == 4 and path.split(".")[0] not in ("head", "output", "feedback")
+        assert id(p) in (muon if inner else adam), path
+    assert not adam & muon
+
+
 def test_the_papers_schedule() -> None:
     recipe = Recipe.load(ROOT / "training" / "recipes" / "strcnn_dtb_paper.toml")
     assert recipe.rate(9_999) == pytest.approx(1e-4)
@@ -306,11 +343,16 @@ def test_a_run_learns_logs_and_writes_weights(photos: list[Path], tmp_path: Path
         assert picture.width > 300
 
 
-@pytest.mark.parametrize("loss", ["charbonnier", "mse", "log_mse"])
+@pytest.mark.parametrize(
+    ("loss", "optimiser"),
+    [("charbonnier", "adam"), ("mse", "adam"), ("log_mse", "adam"), ("charbonnier", "muon")],
+)
 def test_a_run_that_is_interrupted_ends_the_same(
-    photos: list[Path], tmp_path: Path, loss: str
+    photos: list[Path], tmp_path: Path, loss: str, optimiser: str
 ) -> None:
-    recipe = recipe_for(loss=loss, weight_decay=1e-5, early_frames=2, early_share=0.5)
+    recipe = recipe_for(
+        loss=loss, optimiser=optimiser, weight_decay=1e-5, early_frames=2, early_share=0.5
+    )
     whole = Trainer(recipe, sampler_for(photos, tmp_path / "a"), tmp_path / "whole", "cpu")
     whole.run([])
     part = Trainer(recipe, sampler_for(photos, tmp_path / "b"), tmp_path / "part", "cpu")

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.test_networks import SMALL_LITE, scramble
 from vs_deblur import weights
 from vs_deblur.engine import Deblurrer
 from vs_deblur.errors import WeightsError
@@ -29,22 +28,15 @@ from vs_deblur_models.registry import ENTRIES, build_network, save_network
 State = dict[str, Tensor]
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("good") / "good.safetensors"
-    save_network(scramble(build_network("strcnn_dtb_lite", SMALL_LITE)), path)
-    return path
-
-
 @pytest.fixture
-def folder(tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of shipped weights of its own: one model, "tiny", which is the default."""
-    shutil.copy(good, tmp_path / "tiny.safetensors")
+    shutil.copy(small_weights, tmp_path / "tiny.safetensors")
     card = {
         "name": "tiny",
         "file": "tiny.safetensors",
         "network": "strcnn_dtb_lite",
-        "sha256": sha256_of(good),
+        "sha256": sha256_of(small_weights),
         "licence": "MIT",
         "training_data": "none",
         "recipe": "none.toml",
@@ -67,8 +59,10 @@ def refusal(model: str | Path, load_it: Callable[[str], object] = load) -> str:
     return str(caught.value)
 
 
-def edited(good: Path, target: Path, edit: Callable[[State], None], **metadata: str) -> Path:
-    state = load_file(str(good))
+def edited(
+    small_weights: Path, target: Path, edit: Callable[[State], None], **metadata: str
+) -> Path:
+    state = load_file(str(small_weights))
     edit(state)
     save_file(state, target, metadata=metadata or None)
     return target
@@ -92,10 +86,10 @@ def test_every_shipped_model_is_what_the_manifest_says() -> None:
     assert len(kinds) == len(set(kinds))
 
 
-def test_a_file_of_ones_own_loads_with_its_values(good: Path) -> None:
-    loaded = load(str(good))
-    assert (loaded.name, loaded.path, loaded.card) == ("good", good, None)
-    state = load_file(str(good))
+def test_a_file_of_ones_own_loads_with_its_values(small_weights: Path) -> None:
+    loaded = load(str(small_weights))
+    assert (loaded.name, loaded.path, loaded.card) == ("small", small_weights, None)
+    state = load_file(str(small_weights))
     ours = loaded.network.state_dict()
     assert ours.keys() == state.keys()
     assert all(torch.equal(ours[k], v) for k, v in state.items())
@@ -108,24 +102,28 @@ def test_auto_is_the_default(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_any_float_type_becomes_float32(good: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_any_float_type_becomes_float32(
+    small_weights: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
     def convert(state: State) -> None:
         for key, value in state.items():
             state[key] = value.to(dtype)
 
-    network = load(str(edited(good, tmp_path / "x.safetensors", convert))).network
+    network = load(str(edited(small_weights, tmp_path / "x.safetensors", convert))).network
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
-def test_loading_draws_no_random_numbers(good: Path) -> None:
+def test_loading_draws_no_random_numbers(small_weights: Path) -> None:
     before = torch.get_rng_state()
-    load(str(good))
+    load(str(small_weights))
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_network_does_not_depend_on_the_file_any_more(good: Path, tmp_path: Path) -> None:
+def test_the_network_does_not_depend_on_the_file_any_more(
+    small_weights: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "x.safetensors"
-    shutil.copy(good, path)
+    shutil.copy(small_weights, path)
     network = load(str(path)).network
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with path.open("r+b") as file:  # in place: a mapped file would change with it
@@ -231,9 +229,11 @@ def test_a_damaged_shipped_file_shows_both_digests(folder: Path, damage: str) ->
         ("huge header", "not a whole safetensors file"),
     ],
 )
-def test_a_damaged_file_of_ones_own(good: Path, tmp_path: Path, damage: str, what: str) -> None:
+def test_a_damaged_file_of_ones_own(
+    small_weights: Path, tmp_path: Path, damage: str, what: str
+) -> None:
     path = tmp_path / "x.safetensors"
-    path.write_bytes(DAMAGE[damage](good.read_bytes()))
+    path.write_bytes(DAMAGE[damage](small_weights.read_bytes()))
     text = refusal(path)
     assert what in text
     assert str(path) in text
@@ -241,8 +241,10 @@ def test_a_damaged_file_of_ones_own(good: Path, tmp_path: Path, damage: str, wha
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_flipped_bit_of_a_shipped_file_is_seen(folder: Path, good: Path, data: Any) -> None:
-    content = bytearray(good.read_bytes())
+def test_a_flipped_bit_of_a_shipped_file_is_seen(
+    folder: Path, small_weights: Path, data: Any
+) -> None:
+    content = bytearray(small_weights.read_bytes())
     bit = data.draw(st.integers(0, 8 * len(content) - 1))
     content[bit // 8] ^= 1 << (bit % 8)
     (folder / "tiny.safetensors").write_bytes(content)
@@ -252,9 +254,9 @@ def test_a_flipped_bit_of_a_shipped_file_is_seen(folder: Path, good: Path, data:
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_bit_of_a_header_loads_whole_or_is_refused(
-    tmp_path: Path, good: Path, data: Any
+    tmp_path: Path, small_weights: Path, data: Any
 ) -> None:
-    content = bytearray(good.read_bytes())
+    content = bytearray(small_weights.read_bytes())
     header = 8 + int.from_bytes(content[:8], "little")
     bit = data.draw(st.integers(0, 8 * header - 1))
     content[bit // 8] ^= 1 << (bit % 8)
@@ -272,20 +274,20 @@ def test_a_flipped_bit_of_a_header_loads_whole_or_is_refused(
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_values_that_are_not_finite_name_the_tensor(
-    good: Path, tmp_path: Path, value: float
+    small_weights: Path, tmp_path: Path, value: float
 ) -> None:
     def spoil(state: State) -> None:
         state["down1.weight"].view(-1)[17] = value
 
-    path = edited(good, tmp_path / "x.safetensors", spoil)
+    path = edited(small_weights, tmp_path / "x.safetensors", spoil)
     assert "tensor down1.weight has values that are NaN or infinite" in refusal(path)
 
 
-def test_values_too_large_for_float32(good: Path, tmp_path: Path) -> None:
+def test_values_too_large_for_float32(small_weights: Path, tmp_path: Path) -> None:
     def spoil(state: State) -> None:
         state["head.bias"] = torch.full_like(state["head.bias"], 1e300, dtype=torch.float64)
 
-    assert "tensor head.bias" in refusal(edited(good, tmp_path / "x.safetensors", spoil))
+    assert "tensor head.bias" in refusal(edited(small_weights, tmp_path / "x.safetensors", spoil))
 
 
 # --------------------------------------------------------------- 42, 43: keys and shapes differ
@@ -320,19 +322,19 @@ def _reshape(key: str, shape: tuple[int, ...]) -> Callable[[State], None]:
     ],
 )
 def test_tensors_missing_left_over_or_misshapen(
-    good: Path, tmp_path: Path, edit: Callable[[State], None], what: str
+    small_weights: Path, tmp_path: Path, edit: Callable[[State], None], what: str
 ) -> None:
-    path = edited(good, tmp_path / "x.safetensors", edit)
+    path = edited(small_weights, tmp_path / "x.safetensors", edit)
     for build in (load, Deblurrer):
         assert what in refusal(path, build)
 
 
-def test_no_more_than_five_names_of_a_kind(good: Path, tmp_path: Path) -> None:
+def test_no_more_than_five_names_of_a_kind(small_weights: Path, tmp_path: Path) -> None:
     def edit(state: State) -> None:
         for i in range(9):
             state[f"extra{i}"] = torch.zeros(1)
 
-    text = refusal(edited(good, tmp_path / "x.safetensors", edit))
+    text = refusal(edited(small_weights, tmp_path / "x.safetensors", edit))
     assert "extra4 and 4 more" in text
     assert "extra5" not in text
 
@@ -346,8 +348,8 @@ def test_weights_of_a_stranger_list_keys_and_known_networks(tmp_path: Path) -> N
     assert all(name in text for name in ENTRIES)
 
 
-def test_a_file_that_says_it_is_another_network(good: Path, tmp_path: Path) -> None:
-    path = edited(good, tmp_path / "x.safetensors", lambda s: None, network="strcnn_dtb")
+def test_a_file_that_says_it_is_another_network(small_weights: Path, tmp_path: Path) -> None:
+    path = edited(small_weights, tmp_path / "x.safetensors", lambda s: None, network="strcnn_dtb")
     assert "look like weights of strcnn_dtb_lite, not of strcnn_dtb" in refusal(path)
 
 
@@ -366,14 +368,14 @@ def test_widths_are_inferred(tmp_path: Path) -> None:
 
 
 def test_a_small_file_cannot_ask_for_a_large_network(
-    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Widths are read from the file: no memory may be taken before all of them are compared."""
 
     def edit(state: State) -> None:
         state["head.weight"] = torch.zeros(100_000, state["head.weight"].shape[1], 1, 1)
 
-    path = edited(good, tmp_path / "x.safetensors", edit)
+    path = edited(small_weights, tmp_path / "x.safetensors", edit)
     taken: list[int] = []
     build = registry.build_network
 
@@ -387,14 +389,14 @@ def test_a_small_file_cannot_ask_for_a_large_network(
     assert taken == [0]
 
 
-def test_a_network_without_frames_is_none_of_ours(good: Path, tmp_path: Path) -> None:
+def test_a_network_without_frames_is_none_of_ours(small_weights: Path, tmp_path: Path) -> None:
     def edit(state: State) -> None:
         c0 = state["head.weight"].shape[0]
         state["head.weight"] = torch.zeros(c0, 16, 3, 3)
         state["feedback.weight"] = torch.zeros(64, c0, 3, 3)
         state["feedback.bias"] = torch.zeros(64)
 
-    refusal(edited(good, tmp_path / "x.safetensors", edit))
+    refusal(edited(small_weights, tmp_path / "x.safetensors", edit))
 
 
 # ------------------------------------------------------------------------------- 44: pickles
@@ -436,7 +438,7 @@ def test_the_hostile_pickle_would_have_worked(tmp_path: Path) -> None:
 
 
 def test_every_weight_that_runs_comes_from_the_file(
-    good: Path, monkeypatch: pytest.MonkeyPatch
+    small_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With initial values poisoned, nothing of them is left in what the engine runs."""
     build = registry.build_network
@@ -449,7 +451,7 @@ def test_every_weight_that_runs_comes_from_the_file(
         return network
 
     monkeypatch.setattr(registry, "build_network", poisoned)
-    deblurrer = Deblurrer(str(good), device="cpu", precision="fp32")
+    deblurrer = Deblurrer(str(small_weights), device="cpu", precision="fp32")
     assert all(bool(torch.isfinite(p).all()) for p in deblurrer.network.parameters())
 
 

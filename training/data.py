@@ -127,6 +127,8 @@ class Sampler:
         real_share: share of samples from real pairs.
         weights: relative weight of each real sequence.
         still_real_share: share of real samples in which one frame is repeated.
+        sharp_share: share of real samples in which the sharp frames are also what goes in: footage
+            without blur must stay as it is.
         size: patch height and width; longest: most output frames T; m: frames on each side.
         batch: samples a step; seed: of every draw.
     """
@@ -142,6 +144,7 @@ class Sampler:
         count: int,
         real_share: float,
         still_real_share: float,
+        sharp_share: float = 0.0,
         size: int,
         longest: int,
         m: int,
@@ -152,7 +155,7 @@ class Sampler:
         total = np.asarray(weights, dtype=np.float64)
         self.weights = total / total.sum() if len(total) else total
         self.synthesis, self.count, self.real_share = synthesis, count, real_share
-        self.still_real_share = still_real_share
+        self.still_real_share, self.sharp_share = still_real_share, sharp_share
         self.size, self.m, self.batch, self.seed = size, m, batch, seed
         cache.mkdir(parents=True, exist_ok=True)
         if synthesis.frames < longest + 2 * m or synthesis.size < size:
@@ -176,7 +179,11 @@ class Sampler:
         if self.pairs and rng.random() < self.real_share:
             sequence = self.pairs[int(rng.choice(len(self.pairs), p=self.weights))]
             t = int(rng.integers(max(len(sequence) - need, 0) + 1))
-            stack: tuple[Frames, Frames] = (sequence.blurred, sequence.sharp)
+            sharp = bool(self.sharp_share) and rng.random() < self.sharp_share
+            stack: tuple[Frames, Frames] = (
+                sequence.sharp if sharp else sequence.blurred,
+                sequence.sharp,
+            )
             frames = np.minimum(np.arange(t, t + need), len(sequence) - 1)
             if rng.random() < self.still_real_share:
                 frames = np.full(need, frames[need // 2])

@@ -24,6 +24,7 @@ from torch import distributed as dist
 
 from training.data import PairSequence, Sampler, load_high_speed, load_pairs
 from training.losses import LOSSES, weight_penalty
+from training.optimisers import Optimisers
 from training.synthesis import SynthesisConfig
 from vs_deblur.sequences import images
 from vs_deblur.weights import read_tensors
@@ -59,12 +60,14 @@ class Recipe:
         network: name in the registry; config: its hyper-parameters.
         steps, batch, frames, size: optimiser steps, sequences a step, frames and pixels of one.
         loss: name in :data:`training.losses.LOSSES`; weight_decay: factor of ``||W||^2``.
+        optimiser: "adam" or "muon" (see :mod:`training.optimisers`); outer: the layers that stay
+            with Adam under Muon.
         learning_rate, warmup, final_learning_rate: peak, steps of linear rise, value at the end.
         schedule: "cosine", or "step": times ``decay`` every ``decay_every`` steps (the paper's).
         clip: largest norm of the gradient; average: decay of the exponential moving average.
         precision: "bf16" (autocast) or "fp32"; seed: of every draw.
         validate_every: steps between measurements on validation pairs.
-        real_share, still_real_share: see :class:`training.data.Sampler`.
+        real_share, still_real_share, sharp_share: see :class:`training.data.Sampler`.
         synthetic_count: different synthetic sequences; photos: folder they are made from.
         pairs, videos: real sequences; validation: pair folders to measure on, never trained on.
         same_scene: those of ``validation`` that show a scene of the training pairs (other frames).
@@ -81,6 +84,8 @@ class Recipe:
     size: int = 128
     loss: str = "charbonnier"
     weight_decay: float = 0.0
+    optimiser: str = "adam"
+    outer: tuple[str, ...] = ("head", "output", "feedback")
     learning_rate: float = 4e-4
     final_learning_rate: float = 1e-6
     warmup: int = 200
@@ -96,6 +101,7 @@ class Recipe:
     early_share: float = 0.0
     real_share: float = 0.35
     still_real_share: float = 0.1
+    sharp_share: float = 0.0
     synthetic_count: int = 2000
     photos: str = ""
     pairs: tuple[PairSource, ...] = ()
@@ -123,6 +129,8 @@ class Recipe:
             synthesis["taus"] = tuple(synthesis["taus"])
         raw["synthesis"] = SynthesisConfig(**synthesis)
         raw["same_scene"] = tuple(raw.get("same_scene", ()))
+        if "outer" in raw:
+            raw["outer"] = tuple(raw["outer"])
         recipe = cls(**raw)
         recipe.check()
         return recipe
@@ -135,6 +143,7 @@ class Recipe:
         """
         known = {
             "loss": tuple(LOSSES),
+            "optimiser": ("adam", "muon"),
             "schedule": ("cosine", "step"),
             "precision": ("fp32", "bf16"),
             "same_scene": self.validation,
@@ -187,6 +196,7 @@ def make_sampler(recipe: Recipe, data: Path, cache: Path) -> Sampler:
         count=recipe.synthetic_count,
         real_share=recipe.real_share,
         still_real_share=recipe.still_real_share,
+        sharp_share=recipe.sharp_share,
         size=recipe.size,
         longest=recipe.frames,
         m=m,
@@ -306,9 +316,7 @@ class Trainer:
             network.load_state_dict({k: v.float() for k, v in state.items()})
         self.network = network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network)
-        self.optimiser = torch.optim.Adam(
-            self.network.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99)
-        )
+        self.optimiser = Optimisers(self.network, recipe.optimiser, recipe.outer)
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = folder / "checkpoint.pt"
@@ -363,10 +371,8 @@ class Trainer:
     def train_step(self) -> tuple[float, float, float]:
         """One optimiser step; returns loss, gain over the input in dB, and gradient norm."""
         recipe = self.recipe
-        for group in self.optimiser.param_groups:
-            group["lr"] = recipe.rate(self.step)
         loss, gain, _ = self._loss(self.step)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.world > 1:
             for p in self.network.parameters():
@@ -375,7 +381,7 @@ class Trainer:
                     p.grad /= self.world
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
         if torch.isfinite(norm):  # one bad batch must not cost the run
-            self.optimiser.step()
+            self.optimiser.step(recipe.rate(self.step))
         for module in self.network.modules():
             if isinstance(module, DynamicTemporalBlending):
                 module.project_()

@@ -147,9 +147,12 @@ def _poster(
         left, base = margin + i * pitch, top + height * 0.2
         draw.rectangle((left, base - tall, left + pitch * 0.8, base), fill=ink)
     y, size = top + height * 0.2 + 10, max(width / 19.0, 9.0)
-    while y + size < height - 10:
-        text = _LINES[int(rng.integers(len(_LINES)))]
-        draw.text((margin, y), text, (48, 46, 52), _font(size))
+    margin = max(margin, edge + 6)
+    while y + size < height - edge - 6:
+        text, font = _LINES[int(rng.integers(len(_LINES)))], _font(size)
+        while text and draw.textlength(text, font) > width - 2 * margin:
+            text = text.rpartition(" ")[0]
+        draw.text((margin, y), text, (48, 46, 52), font)
         y += size * 1.32
     return sheet
 

@@ -89,7 +89,8 @@ def choose_device(device: str) -> torch.device:
     if chosen.type not in ("cpu", "cuda"):
         raise UsageError(f"device must be auto, cpu, cuda or cuda:N, not {device}")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"no CUDA device {device}", None, "use --device cpu (device='cpu')")
+        what = "no CUDA device here" if chosen.index is None else f"no CUDA device {chosen.index}"
+        raise DeviceError(what, None, "use --device cpu (device='cpu')")
     return chosen
 
 
@@ -200,6 +201,9 @@ class Deblurrer:
         self._ceiling: int | None = None  # set when memory ran out
         # One step at a time: hosts may call from many threads, the memory budget is for one.
         self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Deblurrer {self.describe()}>"
 
     def describe(self) -> str:
         """One line: model, device, precision and why."""

@@ -110,7 +110,7 @@ def picture(blurred: Image8, sharp: Image8, truth: Image8) -> Any:
     frames = (("blurred", blurred), ("deblurred", sharp), ("ground truth", truth))
     for i, (name, frame) in enumerate(frames):
         x = margin + i * (width + margin)
-        caption = name if frame is truth else f"{name}   {psnr(frame, truth):.2f} dB"
+        caption = name if frame is truth else f"{name}, this frame {psnr(frame, truth):.2f} dB"
         draw.text((x + 2, 3), caption, "white", font)
         marked = Image.fromarray(frame)
         box = (left, top, left + wide - 1, top + tall - 1)
@@ -193,7 +193,7 @@ def command(folder: Path, size: tuple[int, int], frames: int, settings: ModelSet
     click.echo(f"speed   {result.frames / result.seconds:.2f} frames a second, files and all")
     click.echo(
         f"PSNR    {figures.before:.2f} dB blurred, {figures.after:.2f} dB deblurred"
-        f" ({figures.gain:+.2f} dB)"
+        f" ({figures.gain:+.2f} dB, over all {result.frames} frames)"
     )
     click.echo(f"look at {folder / 'comparison.png'}")
     if settings.strength > 0 and figures.gain <= 0:

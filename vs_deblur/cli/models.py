@@ -180,6 +180,7 @@ def command(context: click.Context, as_json: bool) -> None:
     else:
         for line in _table(rows):
             click.echo(line)
+        click.echo("gain: PSNR over the blurred input, mean of the validation set (see info NAME)")
     for fault in faults[1:]:
         warn(str(fault))
     if faults:
