@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -397,3 +398,40 @@ def test_the_part_must_not_be_the_input_either(tmp_path: Path) -> None:
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write: File name too long"):
         OutputFile(tmp_path / ("x" * 255))
+
+
+def _blocks_from_the_system(prelude: str, environment: dict[str, str]) -> int:
+    """How many blocks a process takes from the system for eight frames of 12 MB, one by one."""
+    code = f"""
+import ctypes
+{prelude}
+class Info(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+libc.malloc.restype = ctypes.c_void_p
+before = libc.mallinfo2().hblks
+blocks = [libc.malloc(ctypes.c_size_t(12 << 20)) for _ in range(8)]
+print(libc.mallinfo2().hblks - before)
+"""
+    return int(
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            check=True,
+            timeout=60,
+        ).stdout
+    )
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_freed_frames_are_kept() -> None:
+    prelude = "from vs_deblur.cli._allocator import keep_freed_memory; keep_freed_memory()"
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    assert _blocks_from_the_system("", plain) == 8
+    assert _blocks_from_the_system(prelude, plain) == 0
+    # What the user has set stays.
+    own = {**plain, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    assert _blocks_from_the_system(prelude, own) == 8

@@ -157,8 +157,10 @@ class ModelSettings:
         Raises:
             UsageError, WeightsError, DeviceError: see :class:`vs_deblur.engine.Deblurrer`.
         """
+        from vs_deblur.cli._allocator import keep_freed_memory
         from vs_deblur.engine import Deblurrer
 
+        keep_freed_memory()
         deblurrer = Deblurrer(
             self.model,
             device=self.device,
