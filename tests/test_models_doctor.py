@@ -292,3 +292,24 @@ def test_doctor_names_cuda_devices(folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_verdict(codes: list[int], expected: int) -> None:
     checks = [Check("x", "ok", ""), Check("y", "warn", "")]
     assert verdict([*checks, *(Check("z", "fail", "", c) for c in codes)]) == expected
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_doctor_tells_whether_vspipe_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    program = tmp_path / "vspipe"
+    program.write_text(f"#!/bin/sh\nexit {code}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    (check,) = doctor.check_vspipe()
+    assert check.status == ("warn" if code else "ok")
+    assert ("vapoursynth config" in check.detail) == bool(code)
+
+
+def test_doctor_does_without_vspipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (check,) = doctor.check_vspipe()
+    assert (check.status, check.exit_code) == ("warn", 0)
+    assert "not found" in check.detail

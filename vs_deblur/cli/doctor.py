@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Literal
 
 import click
@@ -153,12 +156,34 @@ def check_filter() -> Iterator[Check]:
     yield Check("filter", "ok", f"a frame through {model}, VapourSynth R{release}")
 
 
+def check_vspipe() -> Iterator[Check]:
+    """Whether vspipe starts: a fresh VapourSynth does not know its Python yet."""
+    beside = Path(sys.executable).with_name("vspipe")
+    found = str(beside) if beside.is_file() else shutil.which("vspipe")
+    if found is None:
+        yield Check("vspipe", "warn", "not found; `vs-deblur serve SCRIPT` does without it")
+        return
+    try:
+        done = subprocess.run(
+            [found, "--version"], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        yield Check("vspipe", "warn", f"does not start: {error}")
+        return
+    if done.returncode:
+        hint = "does not start; run `vapoursynth config` once (`vs-deblur serve SCRIPT` needs none)"
+        yield Check("vspipe", "warn", hint)
+    else:
+        yield Check("vspipe", "ok", found)
+
+
 CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
     "versions": check_versions,
     "devices": check_devices,
     "models": check_weights,
     "self-test": check_engine,
     "filter": check_filter,
+    "vspipe": check_vspipe,
 }
 
 
