@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,10 @@ from training.losses import LOSSES, weight_penalty
 from training.optimisers import Optimisers
 from training.synthesis import SynthesisConfig
 from vs_deblur.sequences import images
+from vs_deblur.tiling import padded_size
+from vs_deblur.timeline import Plan, stream
 from vs_deblur.weights import read_tensors
+from vs_deblur_kernels.planes import pad_to
 from vs_deblur_models.blocks import DynamicTemporalBlending, ResBlock
 from vs_deblur_models.registry import build_network, save_network
 from vs_deblur_models.spec import State, VideoNetwork
@@ -224,23 +227,23 @@ def psnr(mse: float) -> float:
 @torch.no_grad()
 def validation_gain(network: VideoNetwork, sequence: PairSequence, frames: int = 30) -> float:
     """Mean gain in dB over the blurred input, the clip's edge frames repeated at its ends."""
-    m = network.spec.look_behind
+    spec = network.spec
     blurred = torch.from_numpy(sequence.blurred[:frames]).permute(0, 3, 1, 2).float() / 255.0
     sharp = torch.from_numpy(sequence.sharp[:frames]).permute(0, 3, 1, 2).float() / 255.0
-    _, _, height, width = blurred.shape
-    multiple = network.spec.multiple_of
-    pad = (0, -width % multiple, 0, -height % multiple)
+    height, width = blurred.shape[-2:]
+    size = padded_size(height, width, spec.multiple_of, spec.minimum)
     device = next(network.parameters()).device  # type: ignore[attr-defined]
-    padded = nn.functional.pad(blurred, pad, mode="replicate").to(device)
-    ends = [min(max(i, 0), len(padded) - 1) for i in range(-m, len(padded) + m)]
-    state: State | None = None
+    padded = torch.split(pad_to(blurred, *size).to(device), 1)
+
+    def step(window: Sequence[Tensor], state: State | None) -> tuple[Tensor, State]:
+        return network.step(torch.cat(list(window), dim=1), state)
+
+    plan = Plan(0, 0, spec.look_behind, spec.look_ahead)
     gain = 0.0
-    for t in range(len(padded)):
-        window = padded[ends[t : t + 2 * m + 1]].flatten(0, 1)[None]
-        out, state = network.step(window, state)
-        result = (out[0, :, :height, :width].cpu().clamp(0, 1) * 255).round() / 255
-        before = float((blurred[t] - sharp[t]).square().mean())
-        after = float((result - sharp[t]).square().mean())
+    for out in stream(plan, ((x, n == 0) for n, x in enumerate(padded)), step):
+        result = (out.value[0, :, :height, :width].cpu().clamp(0, 1) * 255).round() / 255
+        before = float((blurred[out.n] - sharp[out.n]).square().mean())
+        after = float((result - sharp[out.n]).square().mean())
         gain += psnr(after) - psnr(before)
     return gain / len(padded)
 
