@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vs_deblur_models.dmphn import Dmphn, DmphnConfig
+from vs_deblur_models.mscnn import Mscnn, MscnnConfig
+from vs_deblur_models.srn import Srn, SrnConfig
 from vs_deblur_models.strcnn import Strcnn, StrcnnConfig, StrcnnDtbLite, StrcnnDtbLiteConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -34,6 +38,8 @@ class Entry:
         build: makes the network from keyword hyper-parameters.
         detect: whether a checkpoint with these keys is of this network.
         infer: hyper-parameters from the shapes of a checkpoint.
+        traceless: hyper-parameters that leave no trace in the shapes; :func:`save_network` writes
+            them into the metadata where they are not the default.
     """
 
     name: str
@@ -41,11 +47,13 @@ class Entry:
     build: Callable[..., nn.Module]
     detect: Callable[[Shapes], bool]
     infer: Callable[[Shapes], dict[str, Any]]
+    traceless: tuple[str, ...] = ()
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """How many numbered children a Sequential had: ``prefix.0.``, ``prefix.1.`` …"""
-    return len({k.split(".")[1] for k in shapes if k.startswith(prefix + ".")})
+    """How many numbered children a module had: ``prefix.0.``, ``prefix.1.`` …"""
+    start = prefix + "."
+    return len({k[len(start) :].split(".")[0] for k in shapes if k.startswith(start)})
 
 
 def _is_strcnn(feedback: bool, blending: bool) -> Callable[[Shapes], bool]:
@@ -89,20 +97,73 @@ def _build_lite(**config: Any) -> nn.Module:
     return StrcnnDtbLite(StrcnnDtbLiteConfig(**config))
 
 
+def _infer_mscnn(shapes: Shapes) -> dict[str, Any]:
+    return {
+        "scales": _count(shapes, "networks"),
+        "blocks": _count(shapes, "networks.0") - 2,
+        "channels": shapes["networks.0.0.weight"][0],
+    }
+
+
+def _infer_srn(shapes: Shapes) -> dict[str, Any]:
+    return {
+        "colour": shapes["encoder1.weight"][1] == 6,
+        "lstm": "lstm.conv.weight" in shapes,
+    }
+
+
+def _infer_dmphn(shapes: Shapes) -> dict[str, Any]:
+    return {"levels": _count(shapes, "stacks.0.encoders"), "stacks": _count(shapes, "stacks")}
+
+
 _KIM = "Kim, Lee, Schölkopf, Hirsch, ICCV 2017"
 
 ENTRIES: dict[str, Entry] = {
     e.name: e
     for e in (
-        Entry("cnn", _KIM, _build_strcnn(False, False), _is_strcnn(False, False), _infer_strcnn),
-        Entry("strcnn", _KIM, _build_strcnn(True, False), _is_strcnn(True, False), _infer_strcnn),
-        Entry("strcnn_dtb", _KIM, _build_strcnn(True, True), _is_strcnn(True, True), _infer_strcnn),
+        *(
+            Entry(
+                name,
+                _KIM,
+                _build_strcnn(feedback, blending),
+                _is_strcnn(feedback, blending),
+                _infer_strcnn,
+                ("residual",),
+            )
+            for name, feedback, blending in (
+                ("cnn", False, False),
+                ("strcnn", True, False),
+                ("strcnn_dtb", True, True),
+            )
+        ),
         Entry(
             "strcnn_dtb_lite",
             f"{_KIM}, reduced for processors without a GPU",
             _build_lite,
             lambda s: "dtb.beta" in s and "down2.weight" in s and "head.weight" in s,
             _infer_lite,
+        ),
+        Entry(
+            "mscnn",
+            "Nah, Kim, Lee, CVPR 2017",
+            lambda **config: Mscnn(MscnnConfig(**config)),
+            lambda s: "networks.0.0.weight" in s,
+            _infer_mscnn,
+            ("pyramid",),
+        ),
+        Entry(
+            "srn",
+            "Tao, Gao, Shen, Wang, Jia, CVPR 2018",
+            lambda **config: Srn(SrnConfig(**config)),
+            lambda s: "encoder3.conv.weight" in s and "unblocks3.0.conv1.weight" in s,
+            _infer_srn,
+        ),
+        Entry(
+            "dmphn",
+            "Zhang, Dai, Li, Koniusz, CVPR 2019",
+            lambda **config: Dmphn(DmphnConfig(**config)),
+            lambda s: "stacks.0.encoders.0.0.weight" in s,
+            _infer_dmphn,
         ),
     )
 }
@@ -160,7 +221,7 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
 
     Args:
         state: tensors by name.
-        metadata: of the safetensors file; ``residual`` is read from it.
+        metadata: of the safetensors file; what shapes do not tell is read from it.
 
     Raises:
         UnknownCheckpointError: none of our networks has these keys.
@@ -170,8 +231,9 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
     entry = detect(shapes)
     try:
         config = entry.infer(shapes)
-        if (metadata or {}).get("residual") == "true":
-            config["residual"] = True
+        for name in entry.traceless:
+            if name in (metadata or {}):
+                config[name] = json.loads((metadata or {})[name])
         with torch.device("meta"):  # shapes without values
             network = build_network(entry.name, config)
     except KeyError as error:
@@ -188,9 +250,12 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
 def save_network(network: Any, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write weights as safetensors through a ``.part`` file, with what shapes do not tell."""
     state = {k: v.detach().cpu().to(dtype).contiguous() for k, v in network.state_dict().items()}
-    metadata = {"network": network.spec.network}
-    if getattr(network.config, "residual", False):
-        metadata["residual"] = "true"
+    name = network.spec.network
+    default = type(network.config)()
+    metadata = {"network": name}
+    for key in ENTRIES[name].traceless:
+        if getattr(network.config, key) != getattr(default, key):
+            metadata[key] = json.dumps(getattr(network.config, key))
     part = path.with_suffix(".part")
     save_file(state, part, metadata=metadata)
     part.replace(path)

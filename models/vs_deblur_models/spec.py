@@ -18,6 +18,9 @@ class NetworkSpec:
     Attributes:
         network: name of the architecture in the registry.
         multiple_of: height and width must be multiples of this (the engine pads and crops).
+        width_multiple_of: another rule for the width; None for the same.
+        is_tileable: whether a tile with a halo of the receptive field gives what the whole frame
+            gives; otherwise hosts keep frames whole while memory allows.
         minimum: smallest height and width in pixels after padding.
         receptive_field: an output pixel of one step depends on input pixels at most this far away,
             in each direction.
@@ -38,6 +41,8 @@ class NetworkSpec:
     is_recurrent: bool
     flops_per_pixel: float
     bytes_per_pixel: float
+    width_multiple_of: int | None = None
+    is_tileable: bool = True
 
     @property
     def window(self) -> int:
@@ -66,5 +71,27 @@ class VideoNetwork(Protocol):
         Returns:
             the sharp middle frame, (B, 3, H, W) in float32, and the next state (empty for a
             network without a recurrence).
+        """
+        ...
+
+
+@runtime_checkable
+class PhotoNetwork(Protocol):
+    """A network that deblurs single pictures."""
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """What the network states about itself."""
+        ...
+
+    def forward(self, blurred: Tensor) -> Tensor:
+        """Deblur pictures.
+
+        Args:
+            blurred: (B, 3, H, W) float32, sRGB-encoded 0..1. Networks cast it to the type of their
+                weights themselves.
+
+        Returns:
+            the sharp pictures, (B, 3, H, W) in float32.
         """
         ...
