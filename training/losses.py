@@ -20,10 +20,10 @@ def charbonnier(predicted: Tensor, sharp: Tensor, epsilon: float = 1e-3) -> Tens
     return ((predicted - sharp).square() + epsilon**2).sqrt().mean()
 
 
-def log_mse(predicted: Tensor, sharp: Tensor, floor: float = 1e-4) -> Tensor:
+def log_mse(predicted: Tensor, sharp: Tensor, floor: float = 3e-4) -> Tensor:
     """``mean(10 log10(MSE + floor))`` over frames: negative PSNR in dB, as it is measured.
 
-    ``floor`` (40 dB) keeps samples without blur, whose PSNR is unbounded, from drowning the rest.
+    ``floor`` (35 dB) keeps samples without blur, whose PSNR is unbounded, from drowning the rest.
     """
     mse = (predicted - sharp).square().mean(dim=(-3, -2, -1))
     return 10.0 * torch.log10(mse + floor).mean()
