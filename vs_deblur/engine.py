@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vs_deblur.errors import DeblurError, DeviceError, EngineError, InputError, UsageError
-from vs_deblur.tiling import padded_size, round_up, tile_for_budget, tiles
+from vs_deblur.tiling import (
+    least_patch,
+    padded_size,
+    patches,
+    round_up,
+    tile_for_budget,
+    tiles,
+)
 from vs_deblur.timeline import Output, Plan, stream
 from vs_deblur.weights import load
 from vs_deblur_kernels.planes import PixelFormat, add_rgb, pad_to, to_rgb
@@ -30,6 +38,8 @@ from vs_deblur_models.spec import NetworkSpec, State
 logger = logging.getLogger(__name__)
 
 Plane = NDArray[Any]
+Progress = Callable[[int, int], None]
+"""Told how many tiles of a picture are done, and how many there are."""
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PRECISIONS: tuple[str, ...] = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -162,6 +172,8 @@ class Deblurrer:
         segment: frames of a segment (0: one recurrence from the last cut on).
         warmup: frames over which a segment's state is warmed up; at most a segment's length.
         memory: bytes that a step may take; None for a share of the device's.
+        kind: what it is for, "video" or "photo": which model "auto" is, and what is refused at
+            once. :meth:`photo` works with either.
 
     Raises:
         UsageError, WeightsError, DeviceError: see :mod:`vs_deblur.errors`.
@@ -178,6 +190,7 @@ class Deblurrer:
         segment: int = 64,
         warmup: int = 8,
         memory: float | None = None,
+        kind: Literal["video", "photo"] = "video",
     ) -> None:
         if not 0.0 <= strength <= 1.0:
             raise UsageError(f"strength must be 0..1, got {strength:g}")
@@ -186,8 +199,9 @@ class Deblurrer:
         self.device = choose_device(device)
         self.precision, self.precision_reason = choose_precision(precision, self.device)
         self.dtype = _DTYPES[self.precision]
-        loaded = load(model)
-        if not hasattr(loaded.network, "step"):
+        loaded = load(model, kind)
+        self.is_video = hasattr(loaded.network, "step")
+        if kind == "video" and not self.is_video:
             raise UsageError(f"{loaded.name} is a network for photos, not for video")
         self.model = loaded.name
         self.card = loaded.card
@@ -199,8 +213,22 @@ class Deblurrer:
         self.memory = memory_budget(self.device) if memory is None else float(memory)
         self._tile = None if tile is None else round_up(tile, self.spec.multiple_of)
         self._ceiling: int | None = None  # set when memory ran out
+        self._told = False  # that the parts of a picture differ from the whole
         # One step at a time: hosts may call from many threads, the memory budget is for one.
         self._lock = threading.Lock()
+        # "auto" is another model for pictures: made when the first one comes.
+        self._for_photos = partial(
+            Deblurrer,
+            device=device,
+            precision=precision,
+            strength=strength,
+            tile=tile,
+            memory=memory,
+            kind="photo",
+        )
+        self._photographer: Deblurrer | None = None
+        if not (model == "auto" and kind == "video"):
+            self._photographer = self
 
     def __repr__(self) -> str:
         return f"<Deblurrer {self.describe()}>"
@@ -232,7 +260,10 @@ class Deblurrer:
             own = tuple(torch.tensor(np.asarray(p)).to(self.device) for p in planes)
             rgb, bad = to_rgb(own, fmt)
             height, width = rgb.shape[-2:]
-            size = padded_size(height, width, self.spec.multiple_of, self.spec.minimum)
+            spec = self.spec
+            size = padded_size(
+                height, width, spec.multiple_of, spec.minimum, spec.width_multiple_of
+            )
             return Prepared(own, fmt, pad_to(rgb, *size), bad)
 
     @torch.inference_mode()
@@ -250,20 +281,29 @@ class Deblurrer:
             DeviceError: out of memory even with the smallest tile, or the device was lost.
             EngineError: the network gave values that are not finite.
         """
+        if not self.is_video:
+            raise UsageError(f"{self.model} is a network for photos, not for video")
         middle = window[self.spec.look_behind]
         with self._lock, self._errors():
             sharp, state = self._run(torch.cat([f.rgb for f in window], dim=1), state)
-            if not all(_is_finite(t) for t in (sharp, *state)):
-                raise EngineError(
-                    "the network gave values that are not finite",
-                    f"{self.model}, {self.precision}",
-                    "use precision fp32",
-                )
-            height, width = middle.planes[0].shape
-            change = sharp.float().clamp(0.0, 1.0)[..., :height, :width]
-            change = change - middle.rgb[..., :height, :width]
-            planes = add_rgb(middle.planes, middle.fmt, change.mul_(self.strength))
-            return Frame([p.cpu().numpy() for p in planes], middle.non_finite), state
+            self._check_finite(sharp, *state)
+            return self._finished(middle, sharp), state
+
+    def _finished(self, frame: Prepared, sharp: Tensor) -> Frame:
+        """Bring what the network changed into the frame's own format."""
+        height, width = frame.planes[0].shape
+        change = sharp.float().clamp(0.0, 1.0)[..., :height, :width]
+        change = change.sub_(frame.rgb[..., :height, :width]).mul_(self.strength)
+        planes = add_rgb(frame.planes, frame.fmt, change)
+        return Frame([p.cpu().numpy() for p in planes], frame.non_finite)
+
+    def _check_finite(self, *tensors: Tensor) -> None:
+        if not all(_is_finite(t) for t in tensors):
+            raise EngineError(
+                "the network gave values that are not finite",
+                f"{self.model}, {self.precision}",
+                "use precision fp32",
+            )
 
     def passes_through(self) -> bool:
         """Whether frames come out as they went in (strength 0)."""
@@ -343,31 +383,100 @@ class Deblurrer:
         for output in self.stream(rest(), fmt):
             yield np.stack(output.value.planes, axis=-1)
 
+    # ------------------------------------------------------------------ pictures
+
+    @torch.inference_mode()
+    def photo(self, picture: NDArray[Any], *, progress: Progress | None = None) -> NDArray[Any]:
+        """Deblur a picture.
+
+        A network for video sees the picture as a clip that stands still.
+
+        Args:
+            picture: (H, W, 3) or (H, W, 4) uint8, uint16 (full range) or float32 (0..1, may go
+                beyond), sRGB-encoded or in the encoding of its own profile; a fourth channel
+                (alpha) comes back untouched.
+            progress: called after each tile with how many are done and how many there are.
+
+        Returns:
+            an array of the same shape and type.
+
+        Raises:
+            InputError: another shape or type.
+            WeightsError: no model for pictures is shipped ("auto").
+            DeviceError, EngineError: as :meth:`step`.
+        """
+        picture = np.asarray(picture)
+        if not picture.dtype.isnative:
+            picture = picture.astype(picture.dtype.newbyteorder("="))
+        fmt = array_format(picture[..., :3] if picture.shape[2:] == (4,) else picture, "a picture")
+        if self.passes_through():
+            return picture.copy()
+        if self._photographer is None:
+            self._photographer = self._for_photos()
+        if self._photographer is not self:
+            return self._photographer.photo(picture, progress=progress)
+        prepared = self.prepare([picture[..., c] for c in range(3)], fmt)
+        if prepared.non_finite:
+            logger.warning("the picture has values that are NaN or infinite: they are finite now")
+        with self._lock, self._errors():
+            window = self.spec.window if self.is_video else 1
+            x = torch.cat([prepared.rgb] * window, dim=1) if window > 1 else prepared.rgb
+            sharp, _ = self._run(x, None, _photo_budget(self.memory, self.device, x), progress)
+            self._check_finite(sharp)
+            del x
+            planes = self._finished(prepared, sharp).planes
+        if picture.shape[2] == 4:
+            planes.append(picture[..., 3])
+        return np.stack(planes, axis=-1)
+
     # ------------------------------------------------------------------ the network
 
-    def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+    def _run(
+        self,
+        x: Tensor,
+        state: State | None,
+        memory: float | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Tensor, State]:
         """One step, in tiles that fit; on out-of-memory smaller tiles and the same frame again."""
+        height, width = x.shape[-2:]
         while True:
-            tile = self._tile_for(*x.shape[-2:])
+            tile = self._tile_for(height, width, memory)
             try:
                 with self._fixed_algorithms():
                     if tile is None:
-                        sharp, following = self.network.step(x, state)
+                        sharp, following = self._call(x, state)
+                        if progress is not None:
+                            progress(1, 1)
+                    elif self.spec.tile_overlap is None:
+                        sharp, following = self._step_in_tiles(x, state, tile, progress)
                     else:
-                        sharp, following = self._step_in_tiles(x, state, tile)
+                        sharp, following = self._blend_patches(x, tile, progress), ()
                 return sharp, following
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             # Outside the except block, where the traceback would keep the tensors alive.
-            self._shrink(max(x.shape[-2:]), tile)
+            self._shrink(max(height, width), tile)
+
+    def _call(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        if self.is_video:
+            sharp, following = self.network.step(x, state)
+            return sharp, following
+        return self.network(x), ()
+
+    def _least_tile(self) -> int:
+        """The smallest tile that makes sense, pixels."""
+        spec = self.spec
+        if spec.tile_overlap is None:
+            return 4 * spec.multiple_of
+        return least_patch(spec.tile_overlap, spec.multiple_of)
 
     def _shrink(self, side: int, tile: int | None) -> None:
         """Halve the tile after the memory ran out."""
-        multiple = self.spec.multiple_of
         now = tile or side
-        smaller = round_up(now // 2, multiple)
-        if now <= 4 * multiple or smaller >= now:
+        smaller = max(round_up(now // 2, self.spec.multiple_of), self._least_tile())
+        if smaller >= now:
             raise DeviceError(
                 f"out of memory even with tiles of {now} pixels",
                 str(self.device),
@@ -379,25 +488,54 @@ class Deblurrer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _tile_for(self, height: int, width: int) -> int | None:
+    def _tile_for(self, height: int, width: int, memory: float | None = None) -> int | None:
         spec = self.spec
+        memory = self.memory if memory is None else memory
         if self._tile is not None:
             tile: int | None = self._tile
         else:
             size = spec.bytes_per_pixel * self.dtype.itemsize / 4
-            tile = tile_for_budget(
-                height, width, spec.receptive_field, spec.multiple_of, size, self.memory
-            )
+            halo = spec.receptive_field if spec.tile_overlap is None else 0
+            tile = tile_for_budget(height, width, halo, spec.multiple_of, size, memory)
         if self._ceiling is not None:
             tile = min(tile or self._ceiling, self._ceiling)
+        if tile is not None and spec.tile_overlap is not None:
+            tile = max(tile, self._least_tile())
         return None if tile is None or tile >= max(height, width) else tile
 
-    def _step_in_tiles(self, x: Tensor, state: State | None, tile: int) -> tuple[Tensor, State]:
+    def _blend_patches(self, x: Tensor, tile: int, progress: Progress | None) -> Tensor:
+        """A network that looks far: overlapping patches, blended where they overlap."""
+        height, width = x.shape[-2:]
+        spec = self.spec
+        if not spec.is_tileable and not self._told:
+            self._told = True
+            logger.warning(
+                "too large for the memory: computed in parts of %d pixels; %s sees the whole "
+                "picture otherwise, and its result differs a little",
+                tile,
+                self.model,
+            )
+        assert spec.tile_overlap is not None
+        parts = list(patches(height, width, tile, spec.tile_overlap, spec.multiple_of))
+        sharp = torch.zeros((1, 3, height, width), dtype=torch.float32, device=x.device)
+        for n, p in enumerate(parts, 1):
+            out, _ = self._call(x[..., p.top : p.bottom, p.left : p.right].contiguous(), None)
+            rows, columns = (torch.tensor(w, device=x.device) for w in (p.rows, p.columns))
+            out = out.float() * rows[:, None] * columns
+            sharp[..., p.top : p.bottom, p.left : p.right] += out
+            if progress is not None:
+                progress(n, len(parts))
+        return sharp
+
+    def _step_in_tiles(
+        self, x: Tensor, state: State | None, tile: int, progress: Progress | None
+    ) -> tuple[Tensor, State]:
         height, width = x.shape[-2:]
         spec = self.spec
         sharp = torch.empty((1, 3, height, width), dtype=torch.float32, device=x.device)
         following: list[Tensor] = []
-        for t in tiles(height, width, tile, spec.receptive_field, spec.multiple_of):
+        parts = list(tiles(height, width, tile, spec.receptive_field, spec.multiple_of))
+        for n, t in enumerate(parts, 1):
             part = x[..., t.read_top : t.read_bottom, t.read_left : t.read_right]
             memory = None
             if state is not None:
@@ -415,6 +553,8 @@ class Deblurrer:
                         )
                     )
                 _write(following[i], s, t.scaled(divisor))
+            if progress is not None:
+                progress(n, len(parts))
         return sharp, tuple(following)
 
     @contextlib.contextmanager
@@ -457,16 +597,30 @@ def _write(full: Tensor, part: Tensor, t: Any) -> None:
     full[..., t.top : t.bottom, t.left : t.right] = part[..., y : y + height, x : x + width]
 
 
-def array_format(frame: NDArray[Any]) -> PixelFormat:
+# What a picture may take of the memory on the CPU, all in all, and what each of its pixels takes
+# outside the network: samples, network input, result, change.
+_PHOTO_MEMORY = 3 << 30
+_PHOTO_BYTES = 60
+
+
+def _photo_budget(memory: float, device: torch.device, x: Tensor) -> float:
+    """Bytes that the network may take for a tile of a picture."""
+    if device.type == "cuda":
+        return memory
+    rest = min(memory, _PHOTO_MEMORY) - _PHOTO_BYTES * x.shape[-2] * x.shape[-1]
+    return max(rest, memory / 8)
+
+
+def array_format(frame: NDArray[Any], what: str = "frames") -> PixelFormat:
     """The pixel format of an RGB array.
 
     Raises:
         InputError: not (H, W, 3), empty, or not uint8, uint16 or float32.
     """
     if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise InputError(f"frames must be (height, width, 3) arrays, not {frame.shape}")
+        raise InputError(f"{what} must be (height, width, 3) arrays, not {frame.shape}")
     kinds = {"uint8": (8, False), "uint16": (16, False), "float32": (32, True)}
     if frame.dtype.name not in kinds:
-        raise InputError(f"frames must be uint8, uint16 or float32, not {frame.dtype}")
+        raise InputError(f"{what} must be uint8, uint16 or float32, not {frame.dtype}")
     bits, is_float = kinds[frame.dtype.name]
     return PixelFormat("rgb", bits, is_float, full_range=True)

@@ -19,8 +19,10 @@ class NetworkSpec:
         network: name of the architecture in the registry.
         multiple_of: height and width must be multiples of this (the engine pads and crops).
         width_multiple_of: another rule for the width; None for the same.
-        is_tileable: whether a tile with a halo of the receptive field gives what the whole frame
-            gives; otherwise hosts keep frames whole while memory allows.
+        is_tileable: whether a part of a frame, far enough from the part's border, gives what the
+            whole frame gives; otherwise hosts keep frames whole while memory allows.
+        tile_overlap: where the receptive field is too large for a halo: pixels that neighbouring
+            tiles share, over which they are blended. None: tiles with a halo, exact.
         minimum: smallest height and width in pixels after padding.
         receptive_field: an output pixel of one step depends on input pixels at most this far away,
             in each direction.
@@ -43,6 +45,7 @@ class NetworkSpec:
     bytes_per_pixel: float
     width_multiple_of: int | None = None
     is_tileable: bool = True
+    tile_overlap: int | None = None
 
     @property
     def window(self) -> int:

@@ -1,0 +1,257 @@
+"""The engine on pictures: shapes and types, alpha, tiles that are blended, memory."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tests.small import save_small, scramble
+from vs_deblur.engine import Deblurrer
+from vs_deblur.errors import DeviceError, InputError, UsageError, WeightsError
+from vs_deblur.tiling import least_patch, patches, round_up
+from vs_deblur.weights import shipped
+from vs_deblur_models.registry import build_network, save_network
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mscnn": {"scales": 2, "blocks": 1, "channels": 4},
+    "srn": {"colour": True, "lstm": True},
+    "dmphn": {"levels": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A weights file for each photo network, and for a small video network."""
+    folder = tmp_path_factory.mktemp("photo")
+    found = {"video": save_small(folder / "video.safetensors")}
+    for name, config in NETWORKS.items():
+        network = scramble(build_network(name, config))
+        with torch.no_grad():  # near the middle of the range, where nothing is clipped
+            last = [p for k, p in network.named_parameters() if p.ndim == 4][-1]
+            last.mul_(0.05)
+        found[name] = folder / f"{name}.safetensors"
+        save_network(network, found[name])
+    return found
+
+
+def picture(height: int, width: int, dtype: str, channels: int = 3) -> NDArray[Any]:
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:height, :width] / 9.0
+    smooth = 0.5 + 0.3 * np.sin(x[..., None] + np.arange(channels)) * np.cos(y[..., None])
+    smooth = smooth + rng.normal(0, 0.02, smooth.shape)
+    if dtype == "float32":
+        return smooth.astype(np.float32)
+    top = np.iinfo(dtype).max
+    return (smooth.clip(0, 1) * top).round().astype(dtype)
+
+
+def photographer(path: Path, **options: Any) -> Deblurrer:
+    return Deblurrer(str(path), device="cpu", precision="fp32", kind="photo", **options)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("name", ["mscnn", "srn", "dmphn", "video"])
+def test_shape_type_and_alpha_are_kept(
+    weights: dict[str, Path], name: str, dtype: str, channels: int
+) -> None:
+    engine = photographer(weights[name])
+    for height, width in ((1, 1), (21, 37)):
+        before = picture(height, width, dtype, channels)
+        kept = before.copy()
+        out = engine.photo(before)
+        assert (out.shape, out.dtype) == (before.shape, before.dtype)
+        assert np.array_equal(before, kept)
+        assert np.array_equal(out[..., 3:], before[..., 3:])
+        assert not np.array_equal(out[..., :3], before[..., :3])
+
+
+@pytest.mark.parametrize("name", ["mscnn", "srn", "dmphn"])
+def test_a_picture_is_what_the_network_makes_of_it(weights: dict[str, Path], name: str) -> None:
+    engine = photographer(weights[name])
+    before = picture(32, 48, "float32").clip(0, 1)
+    x = torch.from_numpy(before).permute(2, 0, 1)[None]
+    expected = engine.network(x)[0].permute(1, 2, 0).clamp(0, 1).numpy()
+    assert np.abs(engine.photo(before) - expected).max() < 1e-6
+
+
+def test_a_video_network_sees_a_clip_that_stands_still(weights: dict[str, Path]) -> None:
+    engine = photographer(weights["video"])
+    before = picture(33, 50, "uint8")
+    (as_clip,) = Deblurrer(str(weights["video"]), device="cpu", precision="fp32").video([before])
+    assert np.array_equal(engine.photo(before), as_clip)
+    assert np.array_equal(Deblurrer(str(weights["video"]), device="cpu").photo(before), as_clip)
+
+
+def test_strength(weights: dict[str, Path]) -> None:
+    before = picture(20, 20, "uint16", 4)
+    assert np.array_equal(photographer(weights["srn"], strength=0.0).photo(before), before)
+    half, whole = (photographer(weights["srn"], strength=s).photo(before) for s in (0.5, 1.0))
+    mean = (before.astype(float) + whole) / 2
+    assert np.abs(half - mean).max() <= 1
+
+
+def test_values_beyond_the_range_and_big_endian_come_back(weights: dict[str, Path]) -> None:
+    before = picture(16, 16, "float32")
+    before[3, 4] = (1.7, -0.4, 0.5)
+    out = photographer(weights["srn"]).photo(before)
+    inside = photographer(weights["srn"]).photo(before.clip(0, 1))
+    assert np.allclose(out[3, 4] - before[3, 4], (inside - before.clip(0, 1))[3, 4], atol=1e-6)
+    swapped = photographer(weights["srn"]).photo(before.astype(">f4"))
+    assert np.array_equal(swapped, out)
+
+
+def test_values_that_are_no_numbers_end_as_numbers(
+    weights: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = picture(16, 16, "float32")
+    before[2, 2, 0] = np.nan
+    with caplog.at_level(logging.WARNING):
+        out = photographer(weights["mscnn"]).photo(before)
+    assert np.isfinite(out).all()
+    assert "NaN or infinite" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3))],
+)
+def test_what_is_no_picture_is_refused(weights: dict[str, Path], bad: NDArray[Any]) -> None:
+    with pytest.raises(InputError, match="a picture must be"):
+        photographer(weights["srn"]).photo(bad)
+
+
+def test_a_network_for_photos_is_none_for_video(weights: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="network for photos"):
+        Deblurrer(str(weights["dmphn"]), device="cpu")
+    with pytest.raises(UsageError, match="network for photos"):
+        list(photographer(weights["dmphn"]).video([picture(8, 8, "uint8")]))
+
+
+def test_auto_is_another_model_for_pictures(
+    weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    real = Deblurrer.__init__.__globals__["load"]
+
+    def load(model: str, kind: str) -> Any:
+        asked.append((model, kind))
+        return real(str(weights["srn" if kind == "photo" else "video"]), kind)
+
+    monkeypatch.setattr("vs_deblur.engine.load", load)
+    engine = Deblurrer(device="cpu", strength=0.5)
+    before = picture(16, 16, "uint8")
+    out = engine.photo(before)
+    engine.photo(before)
+    assert asked == [("auto", "video"), ("auto", "photo")]
+    assert np.array_equal(out, photographer(weights["srn"], strength=0.5).photo(before))
+
+
+# --------------------------------------------------------------------------------- tiles
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    overlap=st.integers(1, 40),
+    multiple=st.sampled_from([1, 4, 8]),
+    extra=st.integers(0, 12),
+)
+def test_patches_cover_and_their_weights_add_up(
+    height: int, width: int, overlap: int, multiple: int, extra: int
+) -> None:
+    height, width = height * multiple, width * multiple
+    size = least_patch(overlap, multiple) + extra * multiple
+    total = np.zeros((height, width))
+    for p in patches(height, width, size, overlap, multiple):
+        assert p.bottom - p.top <= max(round_up(size, multiple), 1) + multiple
+        assert all(v % multiple == 0 for v in (p.top, p.bottom, p.left, p.right))
+        total[p.top : p.bottom, p.left : p.right] += np.outer(p.rows, p.columns)
+    assert np.abs(total - 1).max() < 1e-9
+
+
+def test_patches_that_are_too_small_are_refused() -> None:
+    with pytest.raises(ValueError, match="too small"):
+        list(patches(100, 100, least_patch(16, 4) - 4, 16, 4))
+
+
+@pytest.mark.parametrize("name", ["mscnn", "srn"])
+def test_tiles_are_blended_without_seams(weights: dict[str, Path], name: str) -> None:
+    """Tiles of a network give nearly what the whole gives, and nothing jumps at their borders."""
+    engine = photographer(weights[name])
+    before = picture(64, 3 * engine._least_tile(), "float32")
+    steps: list[tuple[int, int]] = []
+    whole = engine.photo(before, progress=lambda *n: steps.append(n))
+    assert steps == [(1, 1)]
+    steps.clear()
+    tiled = photographer(weights[name], tile=1).photo(before, progress=lambda *n: steps.append(n))
+    count = steps[0][1]
+    assert count > 1
+    assert steps == [(n, count) for n in range(1, count + 1)]
+    difference = np.abs(tiled - whole)
+    assert 10 * np.log10(1 / np.mean(difference**2 + 1e-20)) > 50
+    # What differs, differs smoothly: no step between neighbouring columns beyond the change itself.
+    jump = np.abs(np.diff(tiled - whole, axis=1)).max()
+    assert jump <= max(2 * float(np.abs(np.diff(whole, axis=1)).max()), 1e-6)
+
+
+def test_a_network_that_needs_the_whole_picture_says_when_it_is_cut(
+    weights: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = photographer(weights["dmphn"], tile=1)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            engine.photo(picture(32, 2 * engine._least_tile(), "uint8"))
+    assert caplog.text.count("sees the whole picture") == 1
+
+
+def test_pictures_are_cut_to_fit_the_memory(weights: dict[str, Path]) -> None:
+    steps: list[tuple[int, int]] = []
+    engine = photographer(weights["mscnn"], memory=30e6)
+    side = 2 * engine._least_tile()
+    engine.photo(picture(side, side, "uint8"), progress=lambda *n: steps.append(n))
+    assert steps[-1][0] == steps[-1][1] > 1
+
+
+def test_out_of_memory_halves_the_tile(
+    weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A device that takes no more than so many pixels at once."""
+    engine = photographer(weights["mscnn"])
+    before = picture(64, 4 * engine._least_tile(), "float32")
+    expected = engine.photo(before)
+    real = type(engine.network).forward
+    limit = 2 * engine._least_tile()
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] > limit:
+            raise torch.OutOfMemoryError("too large")
+        return real(self, x)
+
+    monkeypatch.setattr(type(engine.network), "forward", forward)
+    with caplog.at_level(logging.WARNING):
+        out = engine.photo(before)
+    assert "out of memory: going on with tiles" in caplog.text
+    assert np.abs(out - expected).max() < 0.01
+    limit = 8
+    with pytest.raises(DeviceError, match="even with tiles"):
+        engine.photo(before)
+
+
+def test_auto_works_on_pictures_or_says_what_is_missing() -> None:
+    shipped_for_photos = any(card.kind == "photo" for card in shipped().values())
+    if shipped_for_photos:
+        out = Deblurrer(device="cpu", kind="photo").photo(picture(16, 16, "uint8"))
+        assert out.shape == (16, 16, 3)
+    else:
+        with pytest.raises(WeightsError, match="no photo model is shipped"):
+            Deblurrer(device="cpu", kind="photo")
