@@ -47,10 +47,10 @@ def picture(height: int, width: int, dtype: str, channels: int = 3) -> NDArray[A
     y, x = np.mgrid[:height, :width] / 9.0
     smooth = 0.5 + 0.3 * np.sin(x[..., None] + np.arange(channels)) * np.cos(y[..., None])
     smooth = smooth + rng.normal(0, 0.02, smooth.shape)
-    if dtype == "float32":
-        return smooth.astype(np.float32)
-    top = np.iinfo(dtype).max
-    return (smooth.clip(0, 1) * top).round().astype(dtype)
+    if dtype != "float32":
+        smooth = (smooth.clip(0, 1) * np.iinfo(dtype).max).round()
+    found: NDArray[Any] = smooth.astype(dtype)
+    return found
 
 
 def photographer(path: Path, **options: Any) -> Deblurrer:
@@ -235,7 +235,8 @@ def test_out_of_memory_halves_the_tile(
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         if x.shape[-1] > limit:
             raise torch.OutOfMemoryError("too large")
-        return real(self, x)
+        out: torch.Tensor = real(self, x)
+        return out
 
     monkeypatch.setattr(type(engine.network), "forward", forward)
     with caplog.at_level(logging.WARNING):
