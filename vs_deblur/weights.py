@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -69,12 +69,14 @@ class Loaded:
         name: the shipped model's name, or the file's name without its ending.
         path: the file.
         card: its entry in the manifest, None for a user's own file.
+        metadata: of the file; strangers' files may have anything in it.
     """
 
     network: Any
     name: str
     path: Path
     card: Card | None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def weights_folder() -> Path:
@@ -127,10 +129,6 @@ def _networks() -> tuple[str, ...]:
     return tuple(ENTRIES)
 
 
-# Published systems that the project builds; not all have weights yet.
-_KNOWN = ("mscnn", "srn", "dmphn")
-
-
 def locate(model: str, kind: str = "video") -> tuple[Path, Card | None]:
     """The file of a model.
 
@@ -158,11 +156,11 @@ def locate(model: str, kind: str = "video") -> tuple[Path, Card | None]:
         text = error.strerror if isinstance(error, OSError) else str(error)
         raise WeightsError(f"weights cannot be read: {text}", model) from error
     ships = ", ".join(cards) or "none"
-    if model in _networks() or model in _KNOWN:
+    if model in _networks():
         raise WeightsError(
             f"no trained weights for {model} are shipped",
             None,
-            f"shipped: {ships}; or give the path of a .safetensors file",
+            f"shipped: {ships}; `vs-deblur models convert` makes a file of published ones",
         )
     if path.suffix or path.name != model:
         raise WeightsError("no such weights file", model, f"shipped models: {ships}")
@@ -194,7 +192,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     Raises:
         WeightsError: not safetensors, truncated, or a value is NaN or infinite.
     """
-    import torch
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -204,13 +201,24 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         what = _explain(path, error)
-        hint = "only safetensors files are loaded: nothing in a pickle is ever run"
+        hint = "nothing in a pickle is ever run; `vs-deblur models convert` reads checkpoints"
         raise WeightsError(f"weights cannot be read: {what}", str(path), hint) from error
+    check_finite(state, path)
+    return state, metadata
+
+
+def check_finite(state: Mapping[str, Any], path: Path) -> None:
+    """Check every value of tensors by name.
+
+    Raises:
+        WeightsError: a value is NaN or infinite; says which tensor.
+    """
+    import torch
+
     for name, tensor in state.items():
         # As float32, which it will be used as: a float64 may be too large for it.
         if not bool(torch.isfinite(tensor.float()).all()):
             raise WeightsError(f"tensor {name} has values that are NaN or infinite", str(path))
-    return state, metadata
 
 
 def load(model: str = "auto", kind: str = "video") -> Loaded:
@@ -234,14 +242,24 @@ def load(model: str = "auto", kind: str = "video") -> Loaded:
             )
     state, metadata = read_tensors(path)
 
-    network = _build(state, metadata, path)
+    network = build(state, metadata, path)
     _check_name(network.spec.network, card.network if card else metadata.get("network"), path)
     network.eval().requires_grad_(False)
     name = card.name if card else path.stem
-    return Loaded(network, name, path, card)
+    return Loaded(network, name, path, card, metadata)
 
 
-def _build(state: dict[str, Any], metadata: dict[str, str], path: Path) -> Any:
+def build(state: Mapping[str, Any], metadata: Mapping[str, str], path: Path) -> Any:
+    """The network of a checkpoint with our names, as float32 on the CPU.
+
+    Args:
+        state: tensors by name.
+        metadata: of the safetensors file; what shapes do not tell is read from it.
+        path: the file, for errors.
+
+    Raises:
+        WeightsError: of no network of ours, or tensors are missing, left over or misshapen.
+    """
     from vs_deblur_models.registry import (
         CheckpointMismatchError,
         UnknownCheckpointError,

@@ -186,7 +186,7 @@ class Dmphn(nn.Module):
             is_recurrent=False,
             is_tileable=False,
             flops_per_pixel=2.0 * levels * stacks * (full + half / 4 + quarter / 16),
-            bytes_per_pixel=4.0 * (4 * 32 + 9),
+            bytes_per_pixel=4.0 * 280,
             tile_overlap=192,
         )
 

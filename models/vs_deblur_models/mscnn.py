@@ -110,7 +110,7 @@ class Mscnn(nn.Module):
             look_ahead=0,
             is_recurrent=False,
             flops_per_pixel=2.0 * (one * share - 25 * c * 3 * 0.25 ** (scales - 1)),
-            bytes_per_pixel=4.0 * (4 * c + 12),
+            bytes_per_pixel=4.0 * (3.3 * c + 12),
             tile_overlap=128,
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from vs_deblur_models.dmphn import Dmphn, DmphnConfig
@@ -50,7 +50,7 @@ class Entry:
     traceless: tuple[str, ...] = ()
 
 
-def _count(shapes: Shapes, prefix: str) -> int:
+def count_children(shapes: Shapes, prefix: str) -> int:
     """How many numbered children a module had: ``prefix.0.``, ``prefix.1.`` …"""
     start = prefix + "."
     return len({k[len(start) :].split(".")[0] for k in shapes if k.startswith(start)})
@@ -86,8 +86,8 @@ def _infer_lite(shapes: Shapes) -> dict[str, Any]:
     return {
         "m": (frames - 1) // 2,
         "channels": tuple(shapes[k][0] for k in ("head.weight", "down1.weight", "down2.weight")),
-        "encoder_blocks": tuple(_count(shapes, f"encoder{i}") for i in range(3)),
-        "decoder_blocks": (_count(shapes, "decoder1"), _count(shapes, "decoder0")),
+        "encoder_blocks": tuple(count_children(shapes, f"encoder{i}") for i in range(3)),
+        "decoder_blocks": (count_children(shapes, "decoder1"), count_children(shapes, "decoder0")),
         "feedback_channels": feedback,
     }
 
@@ -99,8 +99,8 @@ def _build_lite(**config: Any) -> nn.Module:
 
 def _infer_mscnn(shapes: Shapes) -> dict[str, Any]:
     return {
-        "scales": _count(shapes, "networks"),
-        "blocks": _count(shapes, "networks.0") - 2,
+        "scales": count_children(shapes, "networks"),
+        "blocks": count_children(shapes, "networks.0") - 2,
         "channels": shapes["networks.0.0.weight"][0],
     }
 
@@ -113,7 +113,7 @@ def _infer_srn(shapes: Shapes) -> dict[str, Any]:
 
 
 def _infer_dmphn(shapes: Shapes) -> dict[str, Any]:
-    return {"levels": _count(shapes, "stacks.0.encoders"), "stacks": _count(shapes, "stacks")}
+    return {"levels": count_children(shapes, "stacks.0.encoders"), "stacks": count_children(shapes, "stacks")}
 
 
 _KIM = "Kim, Lee, Schölkopf, Hirsch, ICCV 2017"
@@ -201,8 +201,12 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:5]) + more
 
 
-def _compare(shapes: Shapes, expected: Shapes) -> None:
-    """Raise CheckpointMismatchError, with up to five names of each kind, unless they are equal."""
+def compare_shapes(shapes: Shapes, expected: Shapes) -> None:
+    """Compare the shapes of a checkpoint with those of a network.
+
+    Raises:
+        CheckpointMismatchError: they differ; says so with up to five names of each kind.
+    """
     missing = [k for k in expected if k not in shapes]
     extra = [k for k in shapes if k not in expected]
     misshapen = [
@@ -240,22 +244,54 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
         raise CheckpointMismatchError(f"missing: {error.args[0]}") from error
     except (IndexError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointMismatchError(f"no {entry.name} has such shapes") from error
-    _compare(shapes, shapes_of(network.state_dict()))
+    compare_shapes(shapes, shapes_of(network.state_dict()))
     # Copies: tensors of a safetensors file are views of the file itself.
     own = {k: v.to(torch.float32, copy=True) for k, v in state.items()}
     network.load_state_dict(own, strict=True, assign=True)
     return network
 
 
-def save_network(network: Any, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write weights as safetensors through a ``.part`` file, with what shapes do not tell."""
+def write_network(
+    network: Any,
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    extra: Mapping[str, str] | None = None,
+) -> None:
+    """Write weights as safetensors, with what shapes do not tell; the same bytes each time.
+
+    Args:
+        network: the network.
+        path: the file to write, in place.
+        dtype: type of the numbers in the file.
+        extra: more metadata.
+    """
     state = {k: v.detach().cpu().to(dtype).contiguous() for k, v in network.state_dict().items()}
     name = network.spec.network
     default = type(network.config)()
-    metadata = {"network": name}
+    metadata = {**(extra or {}), "network": name}
     for key in ENTRIES[name].traceless:
         if getattr(network.config, key) != getattr(default, key):
             metadata[key] = json.dumps(getattr(network.config, key))
+    path.write_bytes(_sorted_metadata(save(state, metadata)))
+
+
+def _sorted_metadata(data: bytes) -> bytes:
+    """A safetensors file with its metadata in order: the library writes it in a random one."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+def save_network(
+    network: Any,
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    extra: Mapping[str, str] | None = None,
+) -> None:
+    """As :func:`write_network`, through a ``.part`` file that is renamed at the end."""
     part = path.with_suffix(".part")
-    save_file(state, part, metadata=metadata)
+    write_network(network, part, dtype, extra)
     part.replace(path)

@@ -151,7 +151,7 @@ class Srn(nn.Module):
             look_ahead=0,
             is_recurrent=False,
             flops_per_pixel=2.0 * one * (1 + 1 / 4 + 1 / 16),
-            bytes_per_pixel=4.0 * (4 * 32 * (3 // planes) + 9),
+            bytes_per_pixel=4.0 * (9 * 32 + 14) * (3 // planes),
             tile_overlap=192,
         )
 
