@@ -40,3 +40,32 @@ def weight_penalty(network: nn.Module) -> Tensor:
     """``||W||^2`` over the convolutions' kernels, the second term of equation 4."""
     kernels = [p for p in network.parameters() if p.ndim == 4]
     return torch.stack([k.square().sum() for k in kernels]).sum()
+
+
+def scales_of(network: nn.Module, predicted: list[Tensor], sharp: Tensor) -> list[Tensor]:
+    """The sharp picture at the sizes of a multi-scale network's predictions.
+
+    Args:
+        network: which reduces its input as its authors do.
+        predicted: (B, 3, H, W), (B, 3, H/2, W/2) and so on.
+        sharp: (B, 3, H, W).
+    """
+    reduce = getattr(network, "reduce", None)
+    found = [sharp]
+    for _ in predicted[1:]:
+        assert reduce is not None
+        found.append(reduce(found[-1]))
+    return found
+
+
+def multi_scale(
+    loss: Loss, predicted: list[Tensor], sharp: list[Tensor], halved_mean: bool = False
+) -> Tensor:
+    """A loss summed over all sizes.
+
+    With the mean squared error this is the loss of SRN (Tao et al. 2018, section 3.4); with
+    ``halved_mean`` (times 1 / (2K) for K sizes) that of Nah et al. 2017, equation 5; with one size
+    that of DMPHN (Zhang et al. 2019, section 3.2: the error of level 1 only).
+    """
+    total = torch.stack([loss(p, s) for p, s in zip(predicted, sharp, strict=True)]).sum()
+    return total / (2 * len(predicted)) if halved_mean else total

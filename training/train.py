@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from training.adversarial import Adversary
 from training.data import PairSequence, Sampler, load_high_speed, load_pairs
-from training.losses import LOSSES, weight_penalty
+from training.losses import LOSSES, multi_scale, scales_of, weight_penalty
 from training.optimisers import Optimisers
 from training.synthesis import SynthesisConfig
 from vs_deblur.sequences import images
@@ -63,6 +64,9 @@ class Recipe:
         network: name in the registry; config: its hyper-parameters.
         steps, batch, frames, size: optimiser steps, sequences a step, frames and pixels of one.
         loss: name in :data:`training.losses.LOSSES`; weight_decay: factor of ``||W||^2``.
+        halved_mean: photo networks of K sizes: times 1 / (2K), see ``multi_scale``.
+        adversarial: weight of the adversarial term (photo networks, patches of at least 256
+            pixels); 0 for none.
         optimiser: "adam" or "muon" (see :mod:`training.optimisers`); outer: the layers that stay
             with Adam under Muon.
         learning_rate, warmup, final_learning_rate: peak, steps of linear rise, value at the end.
@@ -87,6 +91,8 @@ class Recipe:
     size: int = 128
     loss: str = "charbonnier"
     weight_decay: float = 0.0
+    halved_mean: bool = False
+    adversarial: float = 0.0
     optimiser: str = "adam"
     outer: tuple[str, ...] = ("head", "output", "feedback")
     learning_rate: float = 4e-4
@@ -189,7 +195,8 @@ def make_sampler(recipe: Recipe, data: Path, cache: Path) -> Sampler:
             load_high_speed(data / video.file, tau, tau + 2, video.linear) for tau in video.taus
         ]
         weights += [video.weight / len(video.taus)] * len(video.taus)
-    m = int(recipe.config.get("m", 1))
+    with torch.device("meta"):
+        m = int(build_network(recipe.network, recipe.config).spec.look_behind)
     return Sampler(
         pairs=pairs,
         weights=weights,
@@ -224,19 +231,36 @@ def psnr(mse: float) -> float:
     return -10.0 * math.log10(max(mse, 1e-12))
 
 
+def predict(network: Any, blurred: Tensor, m: int) -> list[Tensor]:
+    """What a network makes of (B, T + 2m, 3, H, W): full size (B, T, 3, H, W), then smaller ones.
+
+    Networks for photos take each frame by itself.
+    """
+    if hasattr(network, "step"):
+        return [unroll(network, blurred)]
+    batch, frames = blurred.shape[0], blurred.shape[1] - 2 * m
+    x = blurred[:, m : m + frames].flatten(0, 1)
+    sizes = network.scales(x) if hasattr(network, "scales") else [network(x)]
+    return [out.unflatten(0, (batch, frames)) for out in sizes]
+
+
 @torch.no_grad()
-def validation_gain(network: VideoNetwork, sequence: PairSequence, frames: int = 30) -> float:
+def validation_gain(network: Any, sequence: PairSequence, frames: int = 30) -> float:
     """Mean gain in dB over the blurred input, the clip's edge frames repeated at its ends."""
     spec = network.spec
     blurred = torch.from_numpy(sequence.blurred[:frames]).permute(0, 3, 1, 2).float() / 255.0
     sharp = torch.from_numpy(sequence.sharp[:frames]).permute(0, 3, 1, 2).float() / 255.0
     height, width = blurred.shape[-2:]
-    size = padded_size(height, width, spec.multiple_of, spec.minimum)
-    device = next(network.parameters()).device  # type: ignore[attr-defined]
+    size = padded_size(height, width, spec.multiple_of, spec.minimum, spec.width_multiple_of)
+    device = next(network.parameters()).device
     padded = torch.split(pad_to(blurred, *size).to(device), 1)
 
     def step(window: Sequence[Tensor], state: State | None) -> tuple[Tensor, State]:
-        return network.step(torch.cat(list(window), dim=1), state)
+        x = torch.cat(list(window), dim=1)
+        if hasattr(network, "step"):
+            deblurred, following = network.step(x, state)
+            return deblurred, following
+        return network(x), ()
 
     plan = Plan(0, 0, spec.look_behind, spec.look_ahead)
     gain = 0.0
@@ -320,6 +344,9 @@ class Trainer:
         self.network = network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network)
         self.optimiser = Optimisers(self.network, recipe.optimiser, recipe.outer)
+        self.adversary: Adversary | None = None
+        if recipe.adversarial:
+            self.adversary = Adversary(recipe.adversarial, recipe.learning_rate, self.device)
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = folder / "checkpoint.pt"
@@ -336,6 +363,8 @@ class Trainer:
         self.network.load_state_dict(kept["network"])
         self.average.load_state_dict(kept["average"])
         self.optimiser.load_state_dict(kept["optimiser"])
+        if self.adversary is not None:
+            self.adversary.load_state_dict(kept["adversary"])
         self.step = kept["step"]
 
     def save(self) -> None:
@@ -349,32 +378,41 @@ class Trainer:
             "step": self.step,
             "recipe": self.recipe.digest(),
         }
+        if self.adversary is not None:
+            kept["adversary"] = self.adversary.state_dict()
         _atomic_save(kept, self.checkpoint)
         save_network(self.average, self.folder / f"{self.recipe.network}.safetensors")
 
-    def _loss(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        batch = self.sampler.draw(step, self.recipe.frames_at(step), self.rank)
+    def _loss(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Loss, gain over the input in dB, predicted and sharp frames (B, T, 3, H, W)."""
+        recipe = self.recipe
+        batch = self.sampler.draw(step, recipe.frames_at(step), self.rank)
         blurred, sharp = batch.blurred.to(self.device), batch.sharp.to(self.device)
-        half = self.recipe.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            predicted = unroll(self.network, blurred)
-        predicted = predicted.float()
-        loss = LOSSES[self.recipe.loss](predicted, sharp)
+        half = recipe.precision == "bf16"
         m = self.sampler.m
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            sizes = predict(self.network, blurred, m)
+        sizes = [out.float() for out in sizes]
+        predicted = sizes[0]
+        flat = [out.flatten(0, 1) for out in sizes]
+        targets = scales_of(self.network, flat, sharp.flatten(0, 1))
+        loss = multi_scale(LOSSES[recipe.loss], flat, targets, recipe.halved_mean)
+        if self.adversary is not None:
+            loss = loss + self.adversary.term(flat[0])
         middle = blurred[:, m : m + predicted.shape[1]]
         with torch.no_grad():
             before = (middle - sharp).square().mean(dim=(1, 2, 3, 4))
             after = (predicted - sharp).square().mean(dim=(1, 2, 3, 4))
             # Samples without blur have no PSNR: they count as 45 dB.
             gain = 10 * torch.log10((before + 3e-5) / (after + 3e-5)).mean()
-        if self.recipe.weight_decay:
-            loss = loss + self.recipe.weight_decay * weight_penalty(self.network)
-        return loss, gain, blurred
+        if recipe.weight_decay:
+            loss = loss + recipe.weight_decay * weight_penalty(self.network)
+        return loss, gain, predicted, sharp
 
     def train_step(self) -> tuple[float, float, float]:
         """One optimiser step; returns loss, gain over the input in dB, and gradient norm."""
         recipe = self.recipe
-        loss, gain, _ = self._loss(self.step)
+        loss, gain, predicted, sharp = self._loss(self.step)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.world > 1:
@@ -385,6 +423,8 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
         if torch.isfinite(norm):  # one bad batch must not cost the run
             self.optimiser.step(recipe.rate(self.step))
+        if self.adversary is not None:  # the two sides take turns
+            self.adversary.update(predicted.flatten(0, 1), sharp.flatten(0, 1))
         for module in self.network.modules():
             if isinstance(module, DynamicTemporalBlending):
                 module.project_()
@@ -401,7 +441,7 @@ class Trainer:
         """Gain of the moving average on each sequence, share of dead units, and beta."""
         row = {s.name: validation_gain(self.average, s, 10) for s in sequences}
         batch = self.sampler.draw(self.step, self.recipe.frames).blurred.to(self.device)
-        row["dead"] = dead_share(self.network, lambda: unroll(self.network, batch))
+        row["dead"] = dead_share(self.network, lambda: predict(self.network, batch, self.sampler.m))
         for module in self.average.modules():
             if isinstance(module, DynamicTemporalBlending):
                 row["beta"] = float(module.beta.detach())

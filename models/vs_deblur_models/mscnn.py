@@ -114,6 +114,10 @@ class Mscnn(nn.Module):
             tile_overlap=128,
         )
 
+    def reduce(self, picture: Tensor) -> Tensor:
+        """The next size of the pyramid that predictions are compared at, (B, C, H/2, W/2)."""
+        return reduced(picture, self.config.pyramid)
+
     def scales(self, blurred: Tensor) -> list[Tensor]:
         """Predictions from full size to the coarsest.
 

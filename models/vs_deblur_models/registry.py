@@ -113,7 +113,10 @@ def _infer_srn(shapes: Shapes) -> dict[str, Any]:
 
 
 def _infer_dmphn(shapes: Shapes) -> dict[str, Any]:
-    return {"levels": count_children(shapes, "stacks.0.encoders"), "stacks": count_children(shapes, "stacks")}
+    return {
+        "levels": count_children(shapes, "stacks.0.encoders"),
+        "stacks": count_children(shapes, "stacks"),
+    }
 
 
 _KIM = "Kim, Lee, Schölkopf, Hirsch, ICCV 2017"

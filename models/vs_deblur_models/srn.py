@@ -171,6 +171,10 @@ class Srn(nn.Module):
         z = torch.relu(self.decoder1(self.unblocks2(z))) + x1
         return self.output(self.unblocks1(z)), state
 
+    def reduce(self, picture: Tensor) -> Tensor:
+        """The next size that predictions are compared at, (B, C, H/2, W/2)."""
+        return halved(picture)
+
     def scales(self, blurred: Tensor) -> list[Tensor]:
         """Predictions at full, half and quarter size.
 
