@@ -24,6 +24,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "mscnn": {"scales": 2, "blocks": 1, "channels": 4},
     "srn": {"colour": True, "lstm": True},
     "dmphn": {"levels": 4},
+    "photo_lite": {"channels": (4, 6, 8), "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1)},
 }
 
 
@@ -59,7 +60,7 @@ def photographer(path: Path, **options: Any) -> Deblurrer:
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("channels", [3, 4])
-@pytest.mark.parametrize("name", ["mscnn", "srn", "dmphn", "video"])
+@pytest.mark.parametrize("name", [*NETWORKS, "video"])
 def test_shape_type_and_alpha_are_kept(
     weights: dict[str, Path], name: str, dtype: str, channels: int
 ) -> None:
@@ -74,7 +75,7 @@ def test_shape_type_and_alpha_are_kept(
         assert not np.array_equal(out[..., :3], before[..., :3])
 
 
-@pytest.mark.parametrize("name", ["mscnn", "srn", "dmphn"])
+@pytest.mark.parametrize("name", list(NETWORKS))
 def test_a_picture_is_what_the_network_makes_of_it(weights: dict[str, Path], name: str) -> None:
     engine = photographer(weights[name])
     before = picture(32, 48, "float32").clip(0, 1)
@@ -184,7 +185,7 @@ def test_patches_that_are_too_small_are_refused() -> None:
         list(patches(100, 100, least_patch(16, 4) - 4, 16, 4))
 
 
-@pytest.mark.parametrize("name", ["mscnn", "srn"])
+@pytest.mark.parametrize("name", ["mscnn", "srn", "photo_lite"])
 def test_tiles_are_blended_without_seams(weights: dict[str, Path], name: str) -> None:
     """Tiles of a network give nearly what the whole gives, and nothing jumps at their borders."""
     engine = photographer(weights[name])

@@ -35,6 +35,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("dmphn", {"levels": 4}),
     ("dmphn", {"levels": 3, "stacks": 2}),
     ("dmphn", {"levels": 3, "stacks": 4}),
+    (
+        "photo_lite",
+        {"channels": (4, 6, 8), "encoder_blocks": (1, 2, 1), "decoder_blocks": (2, 1)},
+    ),
 ]
 IDS = [f"{n}-{'-'.join(map(str, c.values()))}" for n, c in VARIANTS]
 
@@ -424,7 +428,7 @@ def test_shape_rules_hold(name: str, config: dict[str, Any]) -> None:
             assert not right
 
 
-@pytest.mark.parametrize("variant", [0, 1, 4], ids=lambda i: IDS[i])
+@pytest.mark.parametrize("variant", [0, 1, 4, 10], ids=lambda i: IDS[i])
 def test_no_pixel_depends_on_one_beyond_the_receptive_field(
     variant: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

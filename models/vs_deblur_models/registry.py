@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vs_deblur_models.dmphn import Dmphn, DmphnConfig
 from vs_deblur_models.mscnn import Mscnn, MscnnConfig
+from vs_deblur_models.photo_lite import PhotoLite, PhotoLiteConfig
 from vs_deblur_models.srn import Srn, SrnConfig
 from vs_deblur_models.strcnn import Strcnn, StrcnnConfig, StrcnnDtbLite, StrcnnDtbLiteConfig
 
@@ -92,9 +93,27 @@ def _infer_lite(shapes: Shapes) -> dict[str, Any]:
     }
 
 
+def _tuples(config: dict[str, Any]) -> dict[str, Any]:
+    """Lists of a recipe (TOML) as the tuples of a config."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+
+
 def _build_lite(**config: Any) -> nn.Module:
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    return StrcnnDtbLite(StrcnnDtbLiteConfig(**config))
+    return StrcnnDtbLite(StrcnnDtbLiteConfig(**_tuples(config)))
+
+
+def _build_photo_lite(**config: Any) -> nn.Module:
+    return PhotoLite(PhotoLiteConfig(**_tuples(config)))
+
+
+def _infer_photo_lite(shapes: Shapes) -> dict[str, Any]:
+    sizes = count_children(shapes, "encoders")
+    downs = (shapes[f"down.{i}.weight"][0] for i in range(sizes - 1))
+    return {
+        "channels": (shapes["head.weight"][0], *downs),
+        "encoder_blocks": tuple(count_children(shapes, f"encoders.{i}") for i in range(sizes)),
+        "decoder_blocks": tuple(count_children(shapes, f"decoders.{i}") for i in range(sizes - 1)),
+    }
 
 
 def _infer_mscnn(shapes: Shapes) -> dict[str, Any]:
@@ -167,6 +186,13 @@ ENTRIES: dict[str, Entry] = {
             lambda **config: Dmphn(DmphnConfig(**config)),
             lambda s: "stacks.0.encoders.0.0.weight" in s,
             _infer_dmphn,
+        ),
+        Entry(
+            "photo_lite",
+            "the project's own, for processors without a GPU",
+            _build_photo_lite,
+            lambda s: "down.0.weight" in s and "encoders.0.0.conv1.weight" in s,
+            _infer_photo_lite,
         ),
     )
 }
