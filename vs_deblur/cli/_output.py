@@ -28,6 +28,8 @@ class OutputFile:
         overwrite: whether a file of that name may be replaced.
         inputs: files that must not be the output.
         keep_part: whether a part file that is there is to be gone on with, not emptied.
+        private: whether the part file is of this process alone and goes away on an error: for
+            what is written in one go, maybe by two processes at once.
 
     Raises:
         UsageError: the output is one of the inputs, or exists.
@@ -41,13 +43,16 @@ class OutputFile:
         overwrite: bool = False,
         inputs: tuple[str | Path, ...] = (),
         keep_part: bool = False,
+        private: bool = False,
     ) -> None:
         self.path = Path(path)
+        self._private = private
         self._mode = os.O_WRONLY | os.O_CREAT | (0 if keep_part else os.O_TRUNC)
         self.special = False
         self._check(overwrite, inputs)
         #: where to write
-        self.part = self.path if self.special else self.path.with_name(self.path.name + ".part")
+        ending = f".{os.getpid()}.part" if private else ".part"
+        self.part = self.path if self.special else self.path.with_name(self.path.name + ending)
         if not self.special:
             self._probe(inputs)
 
@@ -110,5 +115,7 @@ class OutputFile:
     ) -> None:
         if kind is None:
             self.commit()
+        elif self._private and not self.special:
+            self.part.unlink(missing_ok=True)
         else:
             self.discard_if_empty()

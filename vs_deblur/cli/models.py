@@ -1,4 +1,4 @@
-"""``vs-deblur models``: what ships, and what a weights file is."""
+"""``vs-deblur models``: what ships, what a weights file is, and published ones converted."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vs_deblur.cli._output import OutputFile, reason
 from vs_deblur.cli._progress import warn
-from vs_deblur.errors import WeightsError
+from vs_deblur.errors import OutputError, WeightsError
 
 if TYPE_CHECKING:
+    from vs_deblur.convert import Converted
     from vs_deblur.weights import Card, Loaded
 
 Row = dict[str, Any]
@@ -101,14 +103,32 @@ def details(model: str) -> tuple[Row, WeightsError | None]:
     else:
         row["sha256_ok"] = digest == card.sha256
     try:
-        row |= _of_network(load(model)) | {"ok": True}
+        loaded = load(model)
     except WeightsError as error:
         return row | {"ok": False, "problem": str(error)}, error
-    return row, None
+    return row | _of_network(loaded) | _provenance(loaded) | {"ok": True}, None
+
+
+def _provenance(loaded: Loaded) -> Row:
+    """Where a converted file comes from, as its metadata says."""
+    try:
+        found = json.loads(loaded.metadata.get("provenance", "null"))
+    except (ValueError, RecursionError):
+        return {}
+    return {"provenance": found} if isinstance(found, dict) else {}
 
 
 def _megabytes(size: int | None) -> str:
     return "-" if size is None else f"{size / 1e6:.1f} MB"
+
+
+def _printable(value: object) -> str:
+    """A value of a stranger's metadata as one line of text without control characters."""
+    if isinstance(value, dict):
+        return ", ".join(f"{_printable(k)} ({_printable(v)})" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_printable, value)) or "none"
+    return "".join(c if c.isprintable() else "?" for c in str(value))
 
 
 def _table(rows: list[Row]) -> Iterator[str]:
@@ -154,6 +174,8 @@ def _lines(row: Row) -> Iterator[str]:
         facts["recurrent"] = "yes" if row["recurrent"] else "no"
         facts["receptive field"] = f"{row['receptive_field']} pixels each way in a frame"
         facts["sizes"] = f"multiples of {row['multiple_of']}, padded by itself"
+    for name, value in row.get("provenance", {}).items():
+        facts[_printable(name).replace("_", " ")] = _printable(value)
     for sequence, gain in row.get("gain_db", {}).items():
         facts[f"gain on {sequence}"] = f"{gain:+.2f} dB"
     if row.get("mean_gain_db") is not None:
@@ -200,3 +222,89 @@ def info(model: str, as_json: bool) -> None:
             click.echo(line)
     if fault is not None:
         raise fault
+
+
+def _write(found: Converted, part: Path, output: Path, half: bool) -> None:
+    """Write a converted network as a part file, and load it again to prove it good.
+
+    Raises:
+        OutputError: it cannot be written.
+        WeightsError: it cannot be loaded: a number is too large for 16 bits.
+    """
+    import torch
+
+    from vs_deblur.weights import load
+    from vs_deblur_models.registry import write_network
+
+    try:
+        dtype = torch.float16 if half else torch.float32
+        write_network(found.network, part, dtype, found.metadata)
+    except OSError as error:
+        raise OutputError(f"cannot write: {reason(error)}", str(output)) from error
+    try:
+        load(str(part))
+    except WeightsError as error:
+        hint = "leave out --half" if half else None
+        raise WeightsError(f"what was written is no good: {error.what}", None, hint) from error
+
+
+def _files(source: Path) -> tuple[Path, ...]:
+    """What must not be written over."""
+    try:
+        return (source, *(source.iterdir() if source.is_dir() else ()))
+    except OSError:  # will be said when it is read
+        return (source,)
+
+
+@command.command()
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The safetensors file to make.",
+)
+@click.option("--network", metavar="NAME", help="Refuse weights of another network than this.")
+@click.option(
+    "--stacks",
+    type=click.IntRange(1, 9),
+    help="SDNet: take so many stacks; otherwise as many as the folder's name says, or all.",
+)
+@click.option(
+    "--rgb-range",
+    type=click.FloatRange(1e-3, 1e6),
+    help="DeepDeblur-PyTorch: largest value it was trained with; 255 if not given.",
+)
+@click.option("--half", is_flag=True, help="Write 16-bit numbers: half the size, less exact.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+def convert(
+    source: Path,
+    output: Path,
+    network: str | None,
+    stacks: int | None,
+    rgb_range: float | None,
+    half: bool,
+    overwrite: bool,
+) -> None:
+    """Convert a published checkpoint into a file for --model.
+
+    SRC is a folder of DMPHN or SDNet (encoder_lv1.pkl …), a checkpoint of DeepDeblur-PyTorch, a
+    TensorFlow checkpoint of SRN (needs TensorFlow), or a PyTorch state dict with our names.
+    Nothing in a pickle is ever run.
+    """
+    from vs_deblur.convert import convert as read
+
+    with OutputFile(output, overwrite=overwrite, inputs=_files(source), private=True) as file:
+        if file.special:
+            raise OutputError("output is not a plain file", str(output))
+        found = read(source, network, stacks, rgb_range)
+        _write(found, file.part, output, half)
+    config = ", ".join(f"{k} = {v}" for k, v in dataclasses.asdict(found.network.config).items())
+    parameters = sum(p.numel() for p in found.network.parameters())
+    notes = "".join(f", {note}" for note in found.notes)
+    click.echo(
+        f"{output}: {found.network.spec.network} ({config}), {parameters:,} parameters, "
+        f"from {found.layout}{notes}; use it with --model {output}"
+    )
