@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tests.small import save_small, scramble
 from vs_deblur.engine import Deblurrer
-from vs_deblur.errors import DeviceError, InputError, UsageError, WeightsError
+from vs_deblur.errors import DeviceError, InputError, WeightsError
 from vs_deblur.tiling import least_patch, patches, round_up
 from vs_deblur.weights import shipped
 from vs_deblur_models.registry import build_network, save_network
@@ -130,11 +130,12 @@ def test_what_is_no_picture_is_refused(weights: dict[str, Path], bad: NDArray[An
         photographer(weights["srn"]).photo(bad)
 
 
-def test_a_network_for_photos_is_none_for_video(weights: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="network for photos"):
-        Deblurrer(str(weights["dmphn"]), device="cpu")
-    with pytest.raises(UsageError, match="network for photos"):
-        list(photographer(weights["dmphn"]).video([picture(8, 8, "uint8")]))
+def test_a_network_for_photos_takes_each_frame_by_itself(weights: dict[str, Path]) -> None:
+    engine = Deblurrer(str(weights["dmphn"]), device="cpu", precision="fp32", warmup=3)
+    frames = [picture(16, 24, "uint8"), picture(16, 24, "uint8")[::-1].copy()]
+    assert (engine.plan.segment, engine.plan.warmup) == (1, 0)
+    for out, frame in zip(engine.video(frames), frames, strict=True):
+        assert np.array_equal(out, photographer(weights["dmphn"]).photo(frame))
 
 
 def test_auto_is_another_model_for_pictures(

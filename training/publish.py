@@ -68,8 +68,8 @@ def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: 
         "training_data": recipe.attribution,
         "recipe": recipe_file.name,
         "gain_db": gains,
-        "kind": "video",
-        "default": name == "strcnn_dtb_lite",
+        "kind": "video" if hasattr(network, "step") else "photo",
+        "default": recipe.default,
     }
     text = json.dumps({"models": list(entries.values())}, indent=2, ensure_ascii=False)
     shutil.copyfile(fresh, target)
@@ -89,12 +89,15 @@ def _card(entry: dict[str, Any], network: Any, rows: list[SequenceFigures], seen
         f"| {r.ssim_before:.4f} | {r.ssim_after:.4f} |"
         for r in rows
     )
+    what = "removes motion blur from photos, each by itself"
+    if hasattr(network, "step"):
+        what = f"removes motion blur from video; recurrent, look-ahead {spec.look_ahead} frame"
     cost = spec.flops_per_pixel * 640 * 480 / 1e9
     return f"""# {entry["name"]}
 
 | | |
 |---|---|
-| what | removes motion blur from video; recurrent, look-ahead {spec.look_ahead} frame |
+| what | {what} |
 | parameters | {parameters:,} (float16) |
 | cost | {cost:.1f} GFLOP a frame at 640x480 |
 | receptive field | {spec.receptive_field} px each way in one step |

@@ -79,6 +79,7 @@ class Recipe:
         pairs, videos: real sequences; validation: pair folders to measure on, never trained on.
         same_scene: those of ``validation`` that show a scene of the training pairs (other frames).
         attribution: what the weights are trained on, for manifest and card.
+        default: whether ``model="auto"`` is to mean these weights, once published.
         early_frames, early_share: fewer frames a sequence for the first share of the steps: cheap
             steps first, long recurrences later.
     """
@@ -118,6 +119,7 @@ class Recipe:
     validation: tuple[str, ...] = ()
     same_scene: tuple[str, ...] = ()
     attribution: str = ""
+    default: bool = False
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
 
     @classmethod

@@ -172,8 +172,8 @@ class Deblurrer:
         segment: frames of a segment (0: one recurrence from the last cut on).
         warmup: frames over which a segment's state is warmed up; at most a segment's length.
         memory: bytes that a step may take; None for a share of the device's.
-        kind: what it is for, "video" or "photo": which model "auto" is, and what is refused at
-            once. :meth:`photo` works with either.
+        kind: "video" or "photo": which model "auto" is. Any model does either: a network for
+            photos takes each frame by itself, one for video sees a photo as a clip that stands.
 
     Raises:
         UsageError, WeightsError, DeviceError: see :mod:`vs_deblur.errors`.
@@ -200,15 +200,16 @@ class Deblurrer:
         self.precision, self.precision_reason = choose_precision(precision, self.device)
         self.dtype = _DTYPES[self.precision]
         loaded = load(model, kind)
-        self.is_video = hasattr(loaded.network, "step")
-        if kind == "video" and not self.is_video:
-            raise UsageError(f"{loaded.name} is a network for photos, not for video")
+        # A network for photos takes each frame by itself: a window of one, no state.
+        self._has_step = hasattr(loaded.network, "step")
         self.model = loaded.name
         self.card = loaded.card
         self.network = loaded.network.to(self.device, self.dtype)
         self.network = self.network.to(memory_format=torch.channels_last)
         self.spec: NetworkSpec = self.network.spec
         self.strength = float(strength)
+        if not self.spec.is_recurrent:  # nothing to warm up: every frame starts afresh
+            segment, warmup = 1, 0
         self.plan = Plan(segment, warmup, self.spec.look_behind, self.spec.look_ahead)
         self.memory = memory_budget(self.device) if memory is None else float(memory)
         self._tile = None if tile is None else round_up(tile, self.spec.multiple_of)
@@ -281,8 +282,6 @@ class Deblurrer:
             DeviceError: out of memory even with the smallest tile, or the device was lost.
             EngineError: the network gave values that are not finite.
         """
-        if not self.is_video:
-            raise UsageError(f"{self.model} is a network for photos, not for video")
         middle = window[self.spec.look_behind]
         with self._lock, self._errors():
             sharp, state = self._run(torch.cat([f.rgb for f in window], dim=1), state)
@@ -419,7 +418,7 @@ class Deblurrer:
         if prepared.non_finite:
             logger.warning("the picture has values that are NaN or infinite: they are finite now")
         with self._lock, self._errors():
-            window = self.spec.window if self.is_video else 1
+            window = self.spec.window
             x = torch.cat([prepared.rgb] * window, dim=1) if window > 1 else prepared.rgb
             sharp, _ = self._run(x, None, _photo_budget(self.memory, self.device, x), progress)
             self._check_finite(sharp)
@@ -460,7 +459,7 @@ class Deblurrer:
             self._shrink(max(height, width), tile)
 
     def _call(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-        if self.is_video:
+        if self._has_step:
             sharp, following = self.network.step(x, state)
             return sharp, following
         return self.network(x), ()

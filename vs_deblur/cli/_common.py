@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
@@ -151,8 +151,14 @@ class ModelSettings:
     warmup: int = 8
     scene_threshold: float | None = None
 
-    def deblurrer(self, *, quiet: bool = False) -> Deblurrer:
+    def deblurrer(
+        self, *, quiet: bool = False, kind: Literal["video", "photo"] = "video"
+    ) -> Deblurrer:
         """Load the model, and say in one line which, where and how.
+
+        Args:
+            quiet: say nothing.
+            kind: what "auto" is to be good at.
 
         Raises:
             UsageError, WeightsError, DeviceError: see :class:`vs_deblur.engine.Deblurrer`.
@@ -169,6 +175,7 @@ class ModelSettings:
             tile=self.tile,
             segment=self.segment,
             warmup=self.warmup,
+            kind=kind,
         )
         if not quiet:
             note(deblurrer.describe())

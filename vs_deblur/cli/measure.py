@@ -178,6 +178,7 @@ def _write(path: Path, text: str) -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the page if it exists.")
 @click.option("--temporal", is_flag=True, help="Add columns: PSNR of frame differences, pulse.")
+@click.option("--photos", is_flag=True, help="The default model for photos, frame by frame.")
 @model_options
 def command(
     blurred: Path,
@@ -186,6 +187,7 @@ def command(
     html: Path | None,
     overwrite: bool,
     temporal: bool,
+    photos: bool,
     settings: ModelSettings,
 ) -> None:
     """PSNR and SSIM before and after, against sharp frames.
@@ -201,7 +203,7 @@ def command(
     found = sources(blurred, sharp)
     # The page's folder is tried before the work, not after it.
     with OutputFile(html, overwrite=overwrite) if html else nullcontext() as page_file:
-        deblurrer = settings.deblurrer()
+        deblurrer = settings.deblurrer(kind="photo" if photos else "video")
         figures, shown = _measure_all(found, deblurrer, settings, page_file is not None)
         if page_file is not None:
             from vs_deblur.report import page
