@@ -9,6 +9,7 @@ machine named by its processor flags.
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,24 @@ def milliseconds(run: Callable[[], object], repeat: int, device: str) -> tuple[f
             times.append((time.perf_counter() - start) * 1e3)
     times.sort()
     return statistics.median(times), times[min(int(0.8 * len(times)), len(times) - 1)]
+
+
+def precisions_of(device: str) -> list[str]:
+    """What is worth timing there."""
+    if device != "cpu":
+        return ["fp32", "fp16", "bf16"]
+    return ["fp32", "bf16"] if bf16_is_fast() else ["fp32"]
+
+
+def engines_of(network: Any, device: str, **options: Any) -> dict[str, Deblurrer]:
+    """An engine for each precision. Speed does not depend on the values of the weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "benchmark.safetensors"
+        save_network(network, path)
+        return {
+            p: Deblurrer(str(path), device=device, precision=p, **options)
+            for p in precisions_of(device)
+        }
 
 
 def eager(network: Any, height: int, width: int, device: str) -> Callable[[], object]:
@@ -87,23 +106,10 @@ def main(
     """Measure and print a table."""
     machine = describe_machine(device)
     print(machine)
-    precisions = ["fp32"]
-    if device != "cpu":
-        precisions += ["fp16", "bf16"]
-    elif bf16_is_fast():
-        precisions += ["bf16"]
     rows: list[dict[str, Any]] = []
     for name in networks or NETWORKS:
-        # Speed does not depend on the values: networks without shipped weights are timed too.
         network = build_network(name).to(device).eval()
-        path = Path(f".benchmark-{name}.safetensors")
-        save_network(network, path)
-        try:
-            engines = {
-                p: Deblurrer(str(path), device=device, precision=p, segment=0) for p in precisions
-            }
-        finally:
-            path.unlink()
+        engines = engines_of(network, device, segment=0)
         for size in sizes or tuple(SIZES):
             height, width = SIZES[size]
             runs = {"torch eager fp32": eager(network, height, width, device)}
