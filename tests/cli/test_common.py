@@ -307,7 +307,7 @@ def test_lines_every_few_seconds_where_stderr_is_no_terminal(
 def test_one_line_is_rewritten_on_a_terminal(
     clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_progress, "_is_terminal", lambda: True)
+    monkeypatch.setattr(_progress, "is_terminal", lambda: True)
     progress = Progress(None, vspipe=True)
     clock.now += 1
     progress.update(1)

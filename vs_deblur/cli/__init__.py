@@ -16,6 +16,7 @@ from vs_deblur._version import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "video": ("vs_deblur.cli.video", "Deblur a video file into another."),
+    "photo": ("vs_deblur.cli.photo", "Deblur photos: JPEG, PNG, TIFF, WebP, and folders of them."),
     "serve": ("vs_deblur.cli.serve", "Frame server: deblurred frames as y4m or raw on stdout."),
     "demo": ("vs_deblur.cli.demo", "Make a blurred clip, deblur it, and show the difference."),
     "measure": (

@@ -74,7 +74,8 @@ def report(error: BaseException) -> int:
         pass
     elif isinstance(translated, Stopped):
         stop = _signals.current_stop()
-        note(f"stopped after {max(stop.frames, translated.frames)} frames{stop.remark}")
+        done = max(stop.frames, translated.frames)
+        note(f"stopped after {done} {stop.unit}{stop.remark}")
     elif isinstance(translated, DeblurError):
         say(f"vs-deblur: error: {translated}")
     else:
@@ -238,15 +239,26 @@ _MODEL_OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
+_STILL_OPTIONS = _MODEL_OPTIONS[:5]  # up to --tile: the others are about frames in a row
+
+
 def model_options[F: Callable[..., Any]](function: F) -> F:
     """Add the options of the model; the command gets them as ``settings: ModelSettings``."""
+    return _with_options(function, _MODEL_OPTIONS)
 
+
+def still_options[F: Callable[..., Any]](function: F) -> F:
+    """As :func:`model_options`, without those that are about frames in a row."""
+    return _with_options(function, _STILL_OPTIONS)
+
+
+def _with_options[F: Callable[..., Any]](function: F, options: Sequence[Callable[[Any], Any]]) -> F:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        names = ModelSettings.__dataclass_fields__
+        names = ModelSettings.__dataclass_fields__.keys() & kwargs.keys()
         settings = ModelSettings(**{name: kwargs.pop(name) for name in names})
         return function(*args, settings=settings, **kwargs)
 
-    for option in reversed(_MODEL_OPTIONS):
+    for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[return-value]

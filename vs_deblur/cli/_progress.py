@@ -33,11 +33,22 @@ def warn(text: str) -> None:
     say(f"vs-deblur: warning: {text}")
 
 
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
+    """Whether somebody is looking: stderr is a terminal."""
     try:
         return sys.stderr is not None and os.isatty(sys.stderr.fileno())
     except (OSError, ValueError):
         return False
+
+
+def status(text: str) -> None:
+    """A line that the next one takes the place of; where stderr is no terminal, one like others."""
+    global _live
+    if is_terminal():
+        say("\r\x1b[K" + text, end="")
+        _live = True
+    else:
+        say(text)
 
 
 def _clock(seconds: float) -> str:
@@ -61,8 +72,7 @@ class Progress:
 
     def __init__(self, total: int | None, *, vspipe: bool = False, every: float = 5.0) -> None:
         self.total, self.vspipe = total, vspipe
-        self._terminal = _is_terminal()
-        self._interval = 0.2 if self._terminal else every
+        self._interval = 0.2 if is_terminal() else every
         self._begin = self._last = time.monotonic()
         self._first_frame: float | None = None  # frames are timed from the end of the first one
         self.done = 0
@@ -83,7 +93,6 @@ class Progress:
         return self.done / max(now - self._begin, 1e-6)
 
     def _show(self, now: float) -> None:
-        global _live
         rate = self._rate(now)
         count = f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"
         if self.vspipe:
@@ -92,11 +101,7 @@ class Progress:
             text = f"{count} frames, {rate:.2f} fps"
             if self.total is not None and rate > 0:
                 text += f", {_clock((self.total - self.done) / rate)} left"
-        if self._terminal:
-            say("\r\x1b[K" + text, end="")
-            _live = True
-        else:
-            say(text)
+        status(text)
 
     def finish(self) -> None:
         """The last line."""

@@ -37,6 +37,7 @@ class Stop:
         signum: number of the first signal, None so far.
         graceful: whether it is for the command to end (see :func:`graceful`).
         frames: whole frames that were put out; the command counts here, for the last line.
+        unit: what it counts, if not frames.
         remark: what else the last line says.
     """
 
@@ -44,6 +45,7 @@ class Stop:
         self.signum: int | None = None
         self.graceful = False
         self.frames = 0
+        self.unit = "frames"
         self.remark = ""
 
     def check(self) -> None:

@@ -1,0 +1,111 @@
+"""Pillow as a decoder and encoder of plain samples: no metadata, no limits but ours, no warnings.
+
+Pillow sees files only after :mod:`vs_deblur.photofile` has read their size and taken out what is
+not the picture itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vs_deblur.errors import InputError, OutputError
+from vs_deblur.photofile.picture import Samples, as_channels, damaged
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def limits(buffer: int = 0) -> Iterator[None]:
+    """Pillow without its limit of pixels (ours has been applied), and with a larger buffer.
+
+    Args:
+        buffer: bytes that an encoder of JPEG may put out at once; it fails if they do not suffice.
+    """
+    from PIL import Image, ImageFile
+
+    with _lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pixels, block = Image.MAX_IMAGE_PIXELS, ImageFile.MAXBLOCK
+        Image.MAX_IMAGE_PIXELS, ImageFile.MAXBLOCK = None, max(block, buffer)
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS, ImageFile.MAXBLOCK = pixels, block
+
+
+def decode(data: bytes, kind: str, size: tuple[int, int]) -> Image.Image:
+    """Decode a file.
+
+    Args:
+        data: the file.
+        kind: Pillow's name of its format.
+        size: what our own reading of the header says.
+
+    Raises:
+        InputError: it is damaged, or of a kind that Pillow does not read.
+    """
+    from PIL import Image
+
+    with limits():
+        try:
+            image = Image.open(io.BytesIO(data), formats=[kind])
+            if image.size != size:
+                raise damaged(f"the header states more than one size: {size} and {image.size}")
+            image.load()
+        except InputError:
+            raise
+        except MemoryError:
+            raise InputError("the picture does not fit into memory") from None
+        except Exception as error:  # decoders raise whatever they like at damaged files
+            raise damaged(f"the picture cannot be decoded: {plain(error)}") from error
+    return image
+
+
+def plain(error: BaseException) -> str:
+    """The text of a library's error in one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:120]
+
+
+def samples(image: Image.Image) -> Samples:
+    """(H, W, C) of an image of a mode without palette; bilevel ones as 0 and 255."""
+    array = np.asarray(image)
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    return as_channels(array)
+
+
+def image_of(array: Samples) -> Image.Image:
+    """An image of (H, W, 1..4) uint8."""
+    from PIL import Image
+
+    array = np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array)
+    return Image.fromarray(array)
+
+
+def encode(array: Samples, kind: str, **options: Any) -> bytes:
+    """Encode (H, W, C) uint8.
+
+    Raises:
+        OutputError: the format cannot hold it.
+    """
+    height, width, channels = array.shape
+    file = io.BytesIO()
+    with limits(buffer=4 * width * height * channels // 3 + 65536):
+        try:
+            image_of(array).save(file, kind, **options)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise OutputError(f"{kind} cannot hold {width}x{height}: {plain(error)}") from error
+    return file.getvalue()
