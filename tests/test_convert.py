@@ -428,6 +428,19 @@ def test_any_network_of_ours(tmp_path: Path) -> None:
         assert all(torch.equal(v, expected[k]) for k, v in ours.state_dict().items())
 
 
+def test_a_checkpoint_of_python_2(tmp_path: Path) -> None:
+    """Its strings are bytes."""
+    original = small_mscnn()
+    with torch.no_grad():
+        for p in original.parameters():
+            p.fill_(0.01)
+    data = saved({"module." + k: v for k, v in original.state_dict().items()}, old=True)
+    short = re.sub(rb"X(.)\0\0\0(?=\w)", rb"U\1", data, flags=re.DOTALL)
+    assert len(data) - len(short) > 30 * 3
+    (tmp_path / "x.pth").write_bytes(short)
+    same(converted(tmp_path / "x.pth", tmp_path / "x.safetensors"), original, picture())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     state = {k: v.to(dtype) for k, v in small_mscnn().state_dict().items()}
@@ -977,16 +990,23 @@ def test_what_cannot_be_loaded_again_is_not_kept(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.pth", "x.safetensors"]
 
 
-def test_two_at_once(checkpoint: Path, tmp_path: Path) -> None:
+def test_two_at_once(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process makes the same file while ours is between writing and renaming."""
     output = tmp_path / "x.safetensors"
     code = "from vs_deblur.cli import main; main()"
     command = [sys.executable, "-c", code, "models", "convert", str(checkpoint), "-o", str(output)]
-    both = [subprocess.Popen([*command, "--overwrite"], stdout=subprocess.PIPE) for _ in "ab"]
-    for process in both:
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 0
-        assert out.startswith(str(output).encode())
-    same(load(str(output)).network, small_mscnn(), picture())
+    ours = weights.load
+
+    def between(model: str) -> Any:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(str(output))
+        assert done.stderr == ""
+        return ours(model)
+
+    monkeypatch.setattr(weights, "load", between)
+    assert convert(checkpoint, output).code == 0
+    same(ours(str(output)).network, small_mscnn(), picture())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.pth", "x.safetensors"]
 
 

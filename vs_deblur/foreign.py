@@ -164,7 +164,8 @@ def _inspect(data: bytes, path: Path) -> None:
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
         raise WeightsError(f"weights cannot be read: {_broken(data)}", str(path)) from error
     if not pickles:
-        raise WeightsError("it is a zip file, but not a PyTorch checkpoint", str(path))
+        what = "it is a zip file, but not a PyTorch checkpoint"
+        raise WeightsError(what, str(path), "unpack it and convert what is inside")
 
 
 def _inspect_pickle(stream: io.BytesIO, data: bytes, path: Path) -> None:

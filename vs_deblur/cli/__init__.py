@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "vs_deblur.cli.measure",
         "PSNR and SSIM against a sharp original, before and after.",
     ),
-    "models": ("vs_deblur.cli.models", "List the models that ship, with licence and gain."),
+    "models": ("vs_deblur.cli.models", "List the models that ship; convert published ones."),
     "doctor": ("vs_deblur.cli.doctor", "Show versions, devices and the precision that is used."),
 }
 

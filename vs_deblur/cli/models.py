@@ -170,8 +170,9 @@ def _lines(row: Row) -> Iterator[str]:
         facts["hyper-parameters"] = config
         facts["parameters"] = f"{row['parameters']:,}"
         facts["work"] = f"{row['gflop_640x480']:.1f} GFLOP for a frame of 640x480"
-        facts["window"] = f"{row['look_behind']} frames back, {row['look_ahead']} ahead"
-        facts["recurrent"] = "yes" if row["recurrent"] else "no"
+        if row["look_behind"] or row["look_ahead"] or row["recurrent"]:
+            facts["window"] = f"{row['look_behind']} frames back, {row['look_ahead']} ahead"
+            facts["recurrent"] = "yes" if row["recurrent"] else "no"
         facts["receptive field"] = f"{row['receptive_field']} pixels each way in a frame"
         facts["sizes"] = f"multiples of {row['multiple_of']}, padded by itself"
     for name, value in row.get("provenance", {}).items():
