@@ -13,12 +13,13 @@ compared with a limit before anything is decoded.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from vs_deblur.errors import InputError, UsageError
 from vs_deblur.photofile import jpeg, others, png, tiff, webp
 from vs_deblur.photofile.convert import check_suits, suited
-from vs_deblur.photofile.metadata import upright
+from vs_deblur.photofile.metadata import exif_density, upright
 from vs_deblur.photofile.picture import Format, Picture
 
 __all__ = [
@@ -140,6 +141,9 @@ def write(picture: Picture, path: Path, kind: Format) -> list[str]:
     """
     check_suits(picture, kind)
     picture = suited(picture, kind)
+    meta = picture.meta
+    if kind != picture.format and meta.density is None and meta.exif is not None:
+        picture.meta = replace(meta, density=exif_density(meta.exif))
     if kind == "tiff":
         tiff.write(picture, path)
     else:

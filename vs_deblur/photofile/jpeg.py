@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vs_deblur.errors import InputError
-from vs_deblur.photofile import pillow
+from vs_deblur.photofile import ffmpeg, pillow
 from vs_deblur.photofile.metadata import iptc_resource
 from vs_deblur.photofile.picture import (
     Density,
@@ -69,7 +69,6 @@ class Native:
 class _Frame:
     """The frame header: components as (id, horizontal, vertical sampling, table)."""
 
-    marker: int
     precision: int
     width: int
     height: int
@@ -106,15 +105,13 @@ def _end(data: bytes, at: int) -> int:
     raise damaged("the JPEG file is cut off: its end is missing")
 
 
-def _frame(marker: int, data: bytes) -> _Frame:
+def _frame(data: bytes) -> _Frame:
     try:
         precision, height, width, count = struct.unpack_from(">BHHB", data)
         parts = [struct.unpack_from("BBB", data, 6 + 3 * i) for i in range(count)]
     except struct.error:
         raise damaged("the JPEG file has a damaged frame header") from None
-    return _Frame(
-        marker, precision, width, height, tuple((i, s >> 4, s & 15, t) for i, s, t in parts)
-    )
+    return _Frame(precision, width, height, tuple((i, s >> 4, s & 15, t) for i, s, t in parts))
 
 
 def read(data: bytes, max_pixels: int) -> Picture:
@@ -123,45 +120,17 @@ def read(data: bytes, max_pixels: int) -> Picture:
     Raises:
         InputError: damaged, too large, or of a kind that is refused.
     """
-    frame, adobe, plain, collected = None, None, [data[:2]], _Collected()
-    scan = 0
-    for marker, start, end in _segments(data):
-        content = data[start:end]
-        if marker in _FRAMES and frame is None:
-            frame = _frame(marker, content)
-            _check(frame, max_pixels)
-        if marker == _APP14 and content.startswith(b"Adobe") and len(content) >= 12:
-            adobe = content[11]
-        elif 0xE0 <= marker <= 0xEF or marker == _COMMENT:
-            collected.add(marker, content)
-            continue
-        plain.append(_segment(marker, content))
-        scan = end
-    end = _end(data, scan)
-    if frame is None:
-        raise damaged("the JPEG file has no frame header")
-    if data[end:].strip(b"\0\xff"):
-        collected.more = True
-    plain.append(data[scan:end])
-    # JFIF says that colours are Y, Cb, Cr whatever their ids.
-    if collected.density is not None and adobe is None:
-        plain.insert(1, _jfif(None))
-    image = pillow.decode(b"".join(plain), "JPEG", (frame.width, frame.height))
+    parts = _sort(data, max_pixels)
+    frame, collected = parts.frame, parts.collected
+    image = pillow.decode(parts.bare, "JPEG", (frame.width, frame.height))
     if image.mode not in ("L", "RGB"):
         raise needs_rgb(image.mode)
-    is_rgb = len(frame.components) == 3 and (
-        adobe == 0
-        or (
-            adobe is None
-            and collected.density is None
-            and bytes(c[0] for c in frame.components) == b"RGB"
-        )
-    )
+    ffmpeg.check_jpeg(parts.bare)
     encoding = Encoding(
         _tables(frame, getattr(image, "quantization", {})),
         _subsampling(frame),
         bool(image.info.get("progressive")),
-        is_rgb,
+        parts.is_rgb,
     )
     samples = pillow.samples(image)
     return Picture(
@@ -172,6 +141,50 @@ def read(data: bytes, max_pixels: int) -> Picture:
         native=Native(encoding, collected.others),
         lost=collected.lost(),
     )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A file taken apart.
+
+    Attributes:
+        frame: its frame header.
+        collected: all that is not the picture.
+        bare: a file of the picture alone.
+        is_rgb: whether its components are R, G, B.
+    """
+
+    frame: _Frame
+    collected: _Collected
+    bare: bytes
+    is_rgb: bool
+
+
+def _sort(data: bytes, max_pixels: int) -> _Parts:
+    frame, adobe, collected = None, None, _Collected()
+    bare, scan = [], 0
+    for marker, start, end in _segments(data):
+        content, scan = data[start:end], end
+        if marker in _FRAMES and frame is None:
+            frame = _frame(content)
+            _check(frame, max_pixels)
+        if marker == _APP14 and content.startswith(b"Adobe") and len(content) >= 12:
+            adobe = content[11]
+        elif 0xE0 <= marker <= 0xEF or marker == _COMMENT:
+            collected.add(marker, content)
+            continue
+        bare.append(_segment(marker, content))
+    if frame is None:
+        raise damaged("the JPEG file has no frame header")
+    end = _end(data, scan)
+    collected.more |= bool(data[end:].strip(b"\0\xff"))
+    # JFIF says that colours are Y, Cb, Cr, whatever their ids and Adobe say.
+    has_jfif = collected.density is not None
+    head = [data[:2], _jfif(None)] if has_jfif else [data[:2]]
+    ids = bytes(c[0] for c in frame.components)
+    says_rgb = ids == b"RGB" if adobe is None else adobe == 0
+    is_rgb = len(ids) == 3 and says_rgb and not has_jfif
+    return _Parts(frame, collected, b"".join((*head, *bare, data[scan:end])), is_rgb)
 
 
 def _check(frame: _Frame, max_pixels: int) -> None:
@@ -290,8 +303,8 @@ def encode(samples: Samples, encoding: Encoding | None) -> bytes:
             tables = encoding.tables
             if encoding.rgb:  # all components share a table
                 tables = (tuple(int(v) for v in np.min(tables, axis=0)),)
-            # Tables are scaled by the quality; 100 leaves them as they are.
-            options |= {"qtables": [list(t) for t in tables], "quality": 100}
+            del options["quality"]  # tables would be scaled by it
+            options["qtables"] = [list(t) for t in tables]
         options["keep_rgb"] = encoding.rgb
     return pillow.encode(samples, "JPEG", **options)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -56,25 +58,50 @@ def decode(data: bytes, kind: str, size: tuple[int, int]) -> Image.Image:
     """
     from PIL import Image
 
+    said: list[str] = []
     with limits():
         try:
             image = Image.open(io.BytesIO(data), formats=[kind])
             if image.size != size:
                 raise damaged(f"the header states more than one size: {size} and {image.size}")
-            image.load()
+            with _overheard(said) if kind == "TIFF" else contextlib.nullcontext():
+                image.load()
         except InputError:
             raise
         except MemoryError:
             raise InputError("the picture does not fit into memory") from None
         except Exception as error:  # decoders raise whatever they like at damaged files
-            raise damaged(f"the picture cannot be decoded: {plain(error)}") from error
+            text = said[0] if said else plain(error)
+            raise damaged(f"the picture cannot be decoded: {text}") from error
+    if said:
+        raise damaged(f"the picture cannot be decoded: {said[0]}")
     return image
+
+
+@contextlib.contextmanager
+def _overheard(errors: list[str]) -> Iterator[None]:
+    """Take down what libtiff says is wrong: it says so on stderr only, and goes on in places."""
+    with tempfile.TemporaryFile() as file:
+        try:
+            saved = os.dup(2)
+        except OSError:  # there is no stderr
+            yield
+            return
+        try:
+            os.dup2(file.fileno(), 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            lines = file.read(4096).decode(errors="replace").splitlines()
+            errors += [plain(ValueError(line)) for line in lines if "Warning" not in line]
 
 
 def plain(error: BaseException) -> str:
     """The text of a library's error in one short line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:120]
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return " ".join(text.split())[:120] or type(error).__name__
 
 
 def samples(image: Image.Image) -> Samples:

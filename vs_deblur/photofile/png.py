@@ -6,12 +6,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from vs_deblur.errors import InputError, OutputError
-from vs_deblur.photofile import pillow
+from vs_deblur.photofile import ffmpeg, pillow
 from vs_deblur.photofile.picture import (
     Density,
     Metadata,
@@ -211,70 +209,12 @@ def _decode(parts: _Parts) -> Samples:
     pixels = [chunk(b"IDAT", content) for content in parts.pixels]
     plain = [SIGNATURE, chunk(b"IHDR", kind), *palette, *pixels, chunk(b"IEND", b"")]
     if header.depth == 16:
-        return _decode_16(b"".join(plain), header)
+        samples = ffmpeg.decode(b"".join(plain), "png", (header.width, header.height))
+        if samples.shape[2] != _CHANNELS[header.kind]:
+            raise damaged("the PNG file has other channels than its header says")
+        return samples
     image = pillow.decode(b"".join(plain), "PNG", (header.width, header.height))
     return pillow.samples(image)
-
-
-_FFMPEG = {1: "gray16be", 2: "ya16be", 3: "rgb48be", 4: "rgba64be"}
-
-
-def _rows(frame: Any, channels: int) -> Samples:
-    """The samples of a packed 16-bit frame of FFmpeg, in its own memory: (H, W, C)."""
-    plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-    used = rows[: frame.height, : frame.width * channels * 2]
-    order = ">" if frame.format.name.endswith("be") else "<"
-    return used.view(order + "u2").reshape(frame.height, frame.width, channels)
-
-
-def _need_av(what: str) -> None:
-    try:
-        import av  # noqa: F401
-    except ImportError:
-        raise InputError(
-            f"{what} of 16 bits need PyAV", None, "pip install 'vs-deblur[video]'"
-        ) from None
-
-
-def decode_with_ffmpeg(
-    data: bytes, codec: str, size: tuple[int, int], formats: dict[str, int]
-) -> Samples:
-    """Decode a picture of 16 bits.
-
-    Args:
-        data: the file.
-        codec: FFmpeg's decoder.
-        size: width and height that the header states.
-        formats: number of channels by the pixel formats that are taken.
-
-    Raises:
-        InputError: damaged, or another pixel format.
-    """
-    _need_av(f"{codec.upper()} files")
-    import av
-    from av.codec.context import CodecContext
-    from av.packet import Packet
-
-    try:
-        decoder: Any = CodecContext.create(codec, "r")
-        decoder.thread_count = 1
-        decoder.options = {"err_detect": "explode+crccheck"}
-        frames = [*decoder.decode(Packet(data)), *decoder.decode(None)]
-    except (av.error.FFmpegError, ValueError) as error:
-        raise damaged(f"the picture cannot be decoded: {pillow.plain(error)}") from error
-    if len(frames) != 1 or (frames[0].width, frames[0].height) != size or frames[0].is_corrupt:
-        raise damaged("the picture cannot be decoded")
-    channels = formats.get(frames[0].format.name)
-    if channels is None:
-        raise InputError(f"{codec.upper()} files of {frames[0].format.name} are not supported")
-    return _rows(frames[0], channels).astype(np.uint16)
-
-
-def _decode_16(data: bytes, header: Header) -> Samples:
-    channels = _CHANNELS[header.kind]
-    size = (header.width, header.height)
-    return decode_with_ffmpeg(data, "png", size, {_FFMPEG[channels]: channels})
 
 
 def _look_up(indices: Samples, parts: _Parts) -> Samples:
@@ -353,32 +293,6 @@ def _take(picture: Picture, name: bytes, content: bytes, others: list[tuple[byte
 # ---------------------------------------------------------------------------- writing
 
 
-def _encode_16(samples: Samples) -> bytes:
-    """Encode (H, W, 1..4) uint16."""
-    try:
-        import av
-        from av.codec.context import CodecContext
-        from av.video.frame import VideoFrame
-    except ImportError:
-        raise OutputError(
-            "PNG files of 16 bits need PyAV", None, "pip install 'vs-deblur[video]'"
-        ) from None
-    from fractions import Fraction
-
-    height, width, channels = samples.shape
-    try:
-        encoder: Any = CodecContext.create("png", "w")
-        encoder.width, encoder.height, encoder.pix_fmt = width, height, _FFMPEG[channels]
-        encoder.time_base, encoder.thread_count = Fraction(1), 1
-        encoder.options = {"pred": "mixed"}
-        frame = VideoFrame(width, height, _FFMPEG[channels])
-        _rows(frame, channels)[...] = samples
-        frame.pts = 0
-        return b"".join(bytes(p) for p in (*encoder.encode(frame), *encoder.encode(None)))
-    except (av.error.FFmpegError, ValueError) as error:
-        raise OutputError(f"PNG cannot hold {width}x{height}: {pillow.plain(error)}") from error
-
-
 def write(picture: Picture) -> bytes:
     """A PNG file.
 
@@ -389,7 +303,9 @@ def write(picture: Picture) -> bytes:
         OutputError: PyAV is missing, or the picture is too large for it.
     """
     samples = picture.samples
-    plain = _encode_16(samples) if samples.dtype == np.uint16 else pillow.encode(samples, "PNG")
+    plain = (
+        ffmpeg.encode_png(samples) if samples.dtype == np.uint16 else pillow.encode(samples, "PNG")
+    )
     made = list(chunks(plain))
     native: Native | None = picture.native if picture.format == "png" else None
     before, after = (native.before, native.after) if native else ([], [])

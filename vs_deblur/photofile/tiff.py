@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from vs_deblur.errors import InputError, OutputError
-from vs_deblur.photofile import ifd, pillow
+from vs_deblur.photofile import ffmpeg, ifd, pillow
 from vs_deblur.photofile.ifd import BadDirectory, Directory, Entry, Layout, Tree
 from vs_deblur.photofile.metadata import (
-    ORIENTATION,
     X_RESOLUTION,
     density_tags,
     exif_density,
@@ -37,7 +36,6 @@ from vs_deblur.photofile.picture import (
     one_picture,
     scaled_to_8,
 )
-from vs_deblur.photofile.png import decode_with_ffmpeg
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _CHANNELS, _PLANAR, _PREDICTOR, _EXTRA, _FORMAT, _COLORMAP = 277, 284, 317, 338, 339, 320
@@ -56,6 +54,8 @@ _STORAGE: frozenset[int] = frozenset().union(
     (319, _COLORMAP, 321, 322, 323, 324, 325, _SUBDIRECTORIES, 332, 333, 334, 336, _EXTRA),
     (_FORMAT, 340, 341, 342, 347, *range(512, 522), 529, 530, 531, 532, _LAYERS, _CREDENTIALS),
 )
+# Of these, what no decoder needs.
+_ASIDE = frozenset((_SUBFILE, 255, _SUBDIRECTORIES, _LAYERS, _CREDENTIALS))
 _NONE, _LZW, _JPEG, _OLD_DEFLATE, _DEFLATE, _PACKBITS = 1, 5, 7, 32946, 8, 32773
 _NAMES = {_LZW: "LZW", _JPEG: "JPEG", 6: "old JPEG", 50000: "Zstandard", 50001: "WebP"}
 _NAMES |= {34887: "LERC", 50002: "JPEG XL", 34712: "JPEG 2000", 34925: "LZMA"}
@@ -222,20 +222,30 @@ def _check_pieces(data: bytes, page: Directory, layout: Layout) -> None:
 
 def _decode(data: bytes, page: Directory, header: _Header, layout: Layout) -> Samples:
     """(H, W, C) samples as they are stored."""
+    whole, data = data, _bare(data, page, layout, _ASIDE)
     if header.compression in (_NONE, _DEFLATE, _OLD_DEFLATE) and header.photometric != _YCBCR:
         return _with_tifffile(data, header)
     if header.bits <= 8 and header.channels <= 4:
-        return _with_pillow(data, page, header, layout)
+        return _with_pillow(data, header)
     if header.bits == 16 and header.kind == 1 and header.compression in (_LZW, _PACKBITS):
-        formats = {
-            f"{name}{order}": channels
-            for name, channels in (("gray16", 1), ("ya16", 2), ("rgb48", 3), ("rgba64", 4))
-            for order in ("le", "be")
-        }
-        samples = decode_with_ffmpeg(data, "tiff", (header.width, header.height), formats)
+        # FFmpeg does not know what extra samples are, and counts channels.
+        data = _bare(whole, page, layout, _ASIDE | {_EXTRA})
+        samples = ffmpeg.decode(data, "tiff", (header.width, header.height))
+        if samples.shape[2] != header.channels:
+            raise damaged("the TIFF file has other channels than its header says")
         # FFmpeg turns white-is-zero round itself.
         return ~samples if header.photometric == _WHITE_IS_ZERO else samples
     return _with_tifffile(data, header)
+
+
+def _bare(data: bytes, page: Directory, layout: Layout, aside: frozenset[int]) -> bytes:
+    """The file with no tags but those of its samples: decoders trip over others, or heed them."""
+    tags: Tree = {tag: entry for tag, entry in page.entries.items() if tag in _STORAGE - aside}
+    end = len(data) + len(data) % 2
+    word = struct.calcsize(layout.word)
+    head = data[: layout.header - word] + struct.pack(layout.word, end)
+    body = data[layout.header :].ljust(end - layout.header, b"\0")
+    return b"".join((head, body, ifd.write(tags, layout, end)))
 
 
 def _tifffile() -> Any:
@@ -276,13 +286,8 @@ def _with_tifffile(data: bytes, header: _Header) -> Samples:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _with_pillow(data: bytes, page: Directory, header: _Header, layout: Layout) -> Samples:
+def _with_pillow(data: bytes, header: _Header) -> Samples:
     """Samples of up to 8 bits, of compressions that libtiff knows."""
-    entry = page.entries.get(ORIENTATION)
-    if entry is not None:  # Pillow would turn the picture
-        upright = bytearray(data)
-        upright[entry.position : entry.position + len(entry.data)] = bytes(len(entry.data))
-        data = bytes(upright)
     image = pillow.decode(data, "TIFF", (header.width, header.height))
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"):
         raise needs_rgb(image.mode)
