@@ -129,26 +129,32 @@ def fill(colours: Samples, visible: Mask) -> Samples:
     Returns:
         an array of the same shape and type; seen pixels are as they were.
     """
-    if not visible.any():
-        return np.zeros_like(colours)
-    weights = [visible[..., np.newaxis].astype(np.float32)]
-    sums = [np.nan_to_num(colours.astype(np.float32)) * weights[0]]
-    while max(weights[-1].shape[:2]) > 1:
-        weights.append(_halved(weights[-1]))
-        sums.append(_halved(sums[-1]))
-    coarse = sums[-1] / weights[-1]
-    for weight, total in zip(weights[-2::-1], sums[-2::-1], strict=True):
-        height, width = weight.shape[:2]
-        coarse = coarse.repeat(2, axis=0)[:height].repeat(2, axis=1)[:, :width]
-        np.divide(total, weight, out=coarse, where=weight > 0)
-    if colours.dtype.kind != "f":
-        coarse = np.rint(coarse)
-    return np.where(visible[..., np.newaxis], colours, coarse.astype(colours.dtype))
+    result = colours.copy()
+    rows, columns = np.nonzero(~visible)
+    weights = visible[..., np.newaxis].astype(np.float32)
+    # Of seen ones alone, and finite: what is hidden may be anything.
+    sums = np.where(visible[..., np.newaxis], colours, 0).astype(np.float32)
+    if colours.dtype.kind == "f":
+        sums = np.nan_to_num(sums)
+    level = 0
+    while len(rows) and max(weights.shape[:2]) > 1:
+        level += 1
+        weights, sums = _halved(weights), _halved(sums)
+        weight = weights[rows >> level, columns >> level]
+        found = weight[:, 0] > 0
+        y, x = rows[found], columns[found]
+        means = sums[y >> level, x >> level] / weight[found]
+        result[y, x] = means if colours.dtype.kind == "f" else np.rint(means)
+        rows, columns = rows[~found], columns[~found]
+    result[rows, columns] = 0  # nothing is seen anywhere
+    return result
 
 
 def _halved(array: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sums over squares of 2 pixels, (⌈H/2⌉, ⌈W/2⌉, C)."""
-    height, width, channels = array.shape
-    even = np.pad(array, ((0, height % 2), (0, width % 2), (0, 0)))
-    shape = (even.shape[0] // 2, 2, even.shape[1] // 2, 2, channels)
-    return np.asarray(even.reshape(shape).sum(axis=(1, 3)))
+    height, width, _ = array.shape
+    rows = array[0::2].copy()
+    rows[: height // 2] += array[1::2]
+    result = rows[:, 0::2].copy()
+    result[:, : width // 2] += rows[:, 1::2]
+    return result
