@@ -10,7 +10,7 @@ import torch
 from training.data import load_pairs, prepare
 from training.look import contact_sheet, plot
 from training.publish import publish
-from training.train import Recipe, Trainer, make_sampler
+from training.train import Recipe, Trainer, make_sampler, weights_at
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -86,11 +86,15 @@ def plot_command(run: Path, output: Path) -> None:
 @click.argument("recipe", type=FILE)
 @DATA
 @RUN
-def publish_command(recipe: Path, data: Path, run: Path) -> None:
+@click.option(
+    "--step", "steps", type=int, multiple=True, help="Of several: their mean. Default: last."
+)
+def publish_command(recipe: Path, data: Path, run: Path, steps: tuple[int, ...]) -> None:
     """Ship the weights of a run: file, manifest and model card, with gains measured."""
     what = Recipe.load(recipe)
     root = Path(__file__).parent.parent
-    card = publish(what, recipe, run / f"{what.network}.safetensors", data, root)
+    weights = [weights_at(run, s) for s in steps] or [run / f"{what.network}.safetensors"]
+    card = publish(what, recipe, weights, data, root)
     click.echo(card.read_text())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,25 @@ from vs_deblur.weights import read_tensors, sha256_of
 from vs_deblur_models.registry import from_state, save_network
 
 
-def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: Path) -> Path:
+def mean_of(weights: Sequence[Path]) -> Any:
+    """The network whose weights are the mean of those of several steps of one run.
+
+    Validation pairs of other scenes may be served best by a step before the last, and by the mean
+    of some better than by each (Izmailov et al. 2018, stochastic weight averaging).
+    """
+    states = [read_tensors(path) for path in weights]
+    mean = {k: torch.stack([s[k].float() for s, _ in states]).mean(0) for k in states[0][0]}
+    return from_state(mean, states[0][1])
+
+
+def publish(
+    recipe: Recipe, recipe_file: Path, weights: Sequence[Path], data: Path, root: Path
+) -> Path:
     """Ship the weights of a run.
 
     Args:
         recipe, recipe_file: what was trained, and the file that says so.
-        weights: the run's safetensors file.
+        weights: the run's safetensors files; of more than one the mean is shipped.
         data: the folder that the recipe's paths start from; gains are measured on its
             ``validation`` pairs.
         root: the checkout.
@@ -36,12 +50,11 @@ def publish(recipe: Recipe, recipe_file: Path, weights: Path, data: Path, root: 
     if not recipe.attribution:
         raise ValueError(f"{recipe_file.name} has no attribution")
     folder = root / "models" / "vs_deblur_models" / "weights"
-    state, metadata = read_tensors(weights)
-    network = from_state(state, metadata)
+    network = mean_of(weights)
     name = recipe.network
     target = folder / f"{name}.safetensors"
     # Measured beside the shipped file, which is replaced together with its manifest at the end.
-    fresh = weights.with_name(f"{name}-fp16.safetensors")
+    fresh = weights[0].with_name(f"{name}-fp16.safetensors")
     save_network(network, fresh, torch.float16)
     deblurrer = Deblurrer(str(fresh), device="cpu", precision="fp32")
     rows = [

@@ -301,6 +301,13 @@ def _atomic_save(value: Any, path: Path) -> None:
     part.replace(path)
 
 
+def weights_at(folder: Path, step: int) -> Path:
+    """Where a run keeps the weights (of the moving average) that it had at a step."""
+    path = folder / "weights" / f"{step:06d}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
 class Trainer:
     """One run of a recipe in a folder that holds its checkpoint, its log and its weights.
 
@@ -384,6 +391,7 @@ class Trainer:
             kept["adversary"] = self.adversary.state_dict()
         _atomic_save(kept, self.checkpoint)
         save_network(self.average, self.folder / f"{self.recipe.network}.safetensors")
+        save_network(self.average, weights_at(self.folder, self.step))
 
     def _loss(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Loss, gain over the input in dB, predicted and sharp frames (B, T, 3, H, W)."""

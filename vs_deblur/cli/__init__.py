@@ -89,7 +89,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="vs-deblur", message="%(prog)s %(version)s")
 def group(**_: Any) -> None:
-    """Motion deblurring for video: a file converter and a frame server.
+    """Motion deblurring for video and photos: a file converter and a frame server.
 
     `vs-deblur COMMAND --help` explains a command. In VapourSynth scripts:
     `from vs_deblur import deblur`.
