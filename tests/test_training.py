@@ -39,6 +39,7 @@ from training.losses import (
     weight_penalty,
 )
 from training.optimisers import Optimisers, orthogonalised
+from training.publish import mean_of
 from training.synthesis import (
     SynthesisConfig,
     laplacian_variance,
@@ -47,7 +48,7 @@ from training.synthesis import (
     to_encoded,
     to_linear,
 )
-from training.train import Recipe, Trainer, dead_share, unroll, validation_gain
+from training.train import Recipe, Trainer, dead_share, unroll, validation_gain, weights_at
 from vs_deblur.sequences import images
 from vs_deblur.weights import read_tensors
 from vs_deblur_models.registry import build_network, from_state
@@ -551,3 +552,17 @@ def test_the_discriminator_learns_and_its_verdict_moves_the_network() -> None:
     assert losses[-1] < losses[0]
     with torch.no_grad():
         assert float(adversary.term(flat)) > float(adversary.term(sharp))
+
+
+def test_weights_of_several_steps_are_averaged(photos: list[Path], tmp_path: Path) -> None:
+    """What is published of several steps is the mean of what the run kept at each."""
+    sampler = sampler_for(photos, tmp_path / "cache")
+    trainer = Trainer(recipe_for(steps=4, validate_every=2), sampler, tmp_path / "run", "cpu")
+    trainer.run([])
+    kept = [weights_at(tmp_path / "run", step) for step in (2, 4)]
+    one, two = (read_tensors(path)[0] for path in kept)
+    assert not torch.equal(one["head.weight"], two["head.weight"])
+    for key, value in mean_of(kept).state_dict().items():
+        assert torch.allclose(value, (one[key] + two[key]) / 2, atol=1e-7), key
+    last = read_tensors(tmp_path / "run" / "strcnn_dtb_lite.safetensors")[0]
+    assert torch.equal(last["head.weight"], two["head.weight"])
