@@ -269,13 +269,11 @@ def test_srn_is_what_the_paper_says(colour: bool, lstm: bool) -> None:
 def test_no_gradient_flows_from_a_size_to_the_one_before() -> None:
     network = scramble(Srn(SrnConfig(colour=True, lstm=False)))
     sizes = network.scales(picture(16, 16))
-    full, coarse = (
-        torch.autograd.grad(out.sum(), network.encoder1.weight, retain_graph=True)[0]
-        for out in (sizes[0], sizes[2])
-    )
-    both = torch.autograd.grad(sizes[0].sum() + sizes[2].sum(), network.encoder1.weight)[0]
-    assert torch.allclose(both, full + coarse, rtol=1e-3, atol=1e-3 * float(both.abs().max()))
-    assert not sizes[2].isnan().any()
+    for finer, coarser in ((0, 1), (0, 2), (1, 2)):
+        (grad,) = torch.autograd.grad(
+            sizes[finer].sum(), sizes[coarser], retain_graph=True, allow_unused=True
+        )
+        assert grad is None
 
 
 def test_the_lstm_forgets_little_at_first() -> None:

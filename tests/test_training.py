@@ -544,12 +544,13 @@ def test_both_sides_of_the_adversarial_game_move(photos: list[Path], tmp_path: P
 
 def test_the_discriminator_learns_and_its_verdict_moves_the_network() -> None:
     """One side alone: it learns to tell two kinds apart; what passes costs less."""
-    adversary = Adversary(1.0, 1e-3, torch.device("cpu"))
+    torch.manual_seed(0)
+    adversary = Adversary(1.0, 3e-4, torch.device("cpu"))
     generator = torch.Generator().manual_seed(4)
     sharp = torch.rand(1, 3, 256, 256, generator=generator)
     flat = torch.full((1, 3, 256, 256), 0.5)
-    losses = [adversary.update(flat, sharp) for _ in range(4)]
-    assert losses[-1] < losses[0]
+    losses = [adversary.update(flat, sharp) for _ in range(5)]
+    assert losses[-1] < losses[0] - 0.01
     with torch.no_grad():
         assert float(adversary.term(flat)) > float(adversary.term(sharp))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 from torch.nn import functional as F
 
 from vs_deblur_models.mscnn import MscnnDiscriminator
@@ -37,13 +38,21 @@ class Adversary:
         logits = self.discriminator.logits(predicted)
         return self.weight * F.softplus(-logits).mean()
 
-    def update(self, predicted: Tensor, sharp: Tensor) -> float:
-        """One step of the discriminator on pictures (B, 3, H, W); returns its loss."""
+    def update(self, predicted: Tensor, sharp: Tensor, world: int = 1) -> float:
+        """One step of the discriminator on pictures (B, 3, H, W); returns its loss.
+
+        ``world`` processes, each with pictures of its own, agree on the gradient.
+        """
         logits = self.discriminator.logits(torch.cat((predicted.detach(), sharp)))
         fake, real = logits.chunk(2)
         loss = F.softplus(fake).mean() + F.softplus(-real).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if world > 1:
+            for p in self.discriminator.parameters():
+                if p.grad is not None:
+                    dist.all_reduce(p.grad)
+                    p.grad /= world
         self.optimiser.step()
         return float(loss.detach())
 

@@ -74,9 +74,15 @@ class Optimisers:
         name: "adam" or "muon".
         outer: names of the layers that stay with Adam: the first and the last ones, whose
             inputs or outputs are pixels.
+
+    Raises:
+        ValueError: a name that no layer has, or no name at all where Muon is asked for.
     """
 
     def __init__(self, network: nn.Module, name: str, outer: tuple[str, ...] = ()) -> None:
+        layers = {path.split(".")[0] for path, _ in network.named_parameters()}
+        if name == "muon" and (not outer or not set(outer) <= layers):
+            raise ValueError(f"outer must name layers of {', '.join(sorted(layers))}")
         inner: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []
         for path, p in network.named_parameters():

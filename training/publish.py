@@ -89,11 +89,19 @@ def publish(
     manifest.write_text(text + "\n")
     card = root / "models" / "cards" / f"{name}.md"
     card.parent.mkdir(exist_ok=True)
-    card.write_text(_card(entries[name], network, rows, seen))
+    how = f"`training/recipes/{recipe_file.name}`"
+    if recipe.begins_with:
+        how += f", begun with the weights of `{recipe.begins_with}`"
+    if len(weights) > 1:
+        steps = ", ".join(str(int(w.stem)) for w in weights)
+        how += f"; mean of the weights at steps {steps}, chosen on the sequences below"
+    card.write_text(_card(entries[name], network, rows, seen, how))
     return card
 
 
-def _card(entry: dict[str, Any], network: Any, rows: list[SequenceFigures], seen: set[str]) -> str:
+def _card(
+    entry: dict[str, Any], network: Any, rows: list[SequenceFigures], seen: set[str], how: str
+) -> str:
     spec = network.spec
     parameters = sum(p.numel() for p in network.parameters())
     table = "\n".join(
@@ -114,7 +122,7 @@ def _card(entry: dict[str, Any], network: Any, rows: list[SequenceFigures], seen
 | parameters | {parameters:,} (float16) |
 | cost | {cost:.1f} GFLOP a frame at 640x480 |
 | receptive field | {spec.receptive_field} px each way in one step |
-| recipe | `training/recipes/{entry["recipe"]}` |
+| recipe | {how} |
 | sha256 | `{entry["sha256"]}` |
 | licence | MIT |
 | trained on | {entry["training_data"]} |

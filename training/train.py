@@ -79,6 +79,7 @@ class Recipe:
         pairs, videos: real sequences; validation: pair folders to measure on, never trained on.
         same_scene: those of ``validation`` that show a scene of the training pairs (other frames).
         attribution: what the weights are trained on, for manifest and card.
+        begins_with: the recipe whose weights were given with ``--initial``, for the card.
         default: whether ``model="auto"`` is to mean these weights, once published.
         early_frames, early_share: fewer frames a sequence for the first share of the steps: cheap
             steps first, long recurrences later.
@@ -119,6 +120,7 @@ class Recipe:
     validation: tuple[str, ...] = ()
     same_scene: tuple[str, ...] = ()
     attribution: str = ""
+    begins_with: str = ""
     default: bool = False
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
 
@@ -303,9 +305,7 @@ def _atomic_save(value: Any, path: Path) -> None:
 
 def weights_at(folder: Path, step: int) -> Path:
     """Where a run keeps the weights (of the moving average) that it had at a step."""
-    path = folder / "weights" / f"{step:06d}.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    return path
+    return folder / "weights" / f"{step:06d}.safetensors"
 
 
 class Trainer:
@@ -372,7 +372,7 @@ class Trainer:
         self.network.load_state_dict(kept["network"])
         self.average.load_state_dict(kept["average"])
         self.optimiser.load_state_dict(kept["optimiser"])
-        if self.adversary is not None:
+        if self.adversary is not None and "adversary" in kept:
             self.adversary.load_state_dict(kept["adversary"])
         self.step = kept["step"]
 
@@ -391,7 +391,9 @@ class Trainer:
             kept["adversary"] = self.adversary.state_dict()
         _atomic_save(kept, self.checkpoint)
         save_network(self.average, self.folder / f"{self.recipe.network}.safetensors")
-        save_network(self.average, weights_at(self.folder, self.step))
+        kept_weights = weights_at(self.folder, self.step)
+        kept_weights.parent.mkdir(exist_ok=True)
+        save_network(self.average, kept_weights)
 
     def _loss(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Loss, gain over the input in dB, predicted and sharp frames (B, T, 3, H, W)."""
@@ -433,8 +435,8 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
         if torch.isfinite(norm):  # one bad batch must not cost the run
             self.optimiser.step(recipe.rate(self.step))
-        if self.adversary is not None:  # the two sides take turns
-            self.adversary.update(predicted.flatten(0, 1), sharp.flatten(0, 1))
+            if self.adversary is not None:  # the two sides take turns
+                self.adversary.update(predicted.flatten(0, 1), sharp.flatten(0, 1), self.world)
         for module in self.network.modules():
             if isinstance(module, DynamicTemporalBlending):
                 module.project_()

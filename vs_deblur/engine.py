@@ -167,8 +167,10 @@ class Deblurrer:
             AMX or AVX512-BF16, fp32 elsewhere.
         strength: 0..1, how much of the change is applied; 0 gives every sample back untouched.
         tile: largest height and width computed at once, pixels (rounded up to what the network
-            needs); None chooses by memory. Tiles give the whole frame's result: they are read with
-            a halo of the network's receptive field, and states are kept for the whole frame.
+            needs); None chooses by memory. Tiles of networks for video give the whole frame's
+            result: they are read with a halo of the receptive field, and states are kept for the
+            whole frame. Networks for photos see too far for that: their tiles overlap and are
+            blended (``spec.tile_overlap``), have a least size, and differ a little from the whole.
         segment: frames of a segment (0: one recurrence from the last cut on).
         warmup: frames over which a segment's state is warmed up; at most a segment's length.
         memory: bytes that a step may take; None for a share of the device's.
@@ -198,8 +200,11 @@ class Deblurrer:
             raise UsageError(f"tile must be 1 or more pixels, got {tile}")
         self.device = choose_device(device)
         self.precision, self.precision_reason = choose_precision(precision, self.device)
-        self.dtype = _DTYPES[self.precision]
         loaded = load(model, kind)
+        if precision == "auto" and not loaded.network.spec.is_residual:
+            self.precision = "fp32"
+            self.precision_reason = "16-bit floats would round what this network puts out"
+        self.dtype = _DTYPES[self.precision]
         # A network for photos takes each frame by itself: a window of one, no state.
         self._has_step = hasattr(loaded.network, "step")
         self.model = loaded.name
@@ -208,9 +213,9 @@ class Deblurrer:
         self.network = self.network.to(memory_format=torch.channels_last)
         self.spec: NetworkSpec = self.network.spec
         self.strength = float(strength)
-        if not self.spec.is_recurrent:  # nothing to warm up: every frame starts afresh
-            segment, warmup = 1, 0
         self.plan = Plan(segment, warmup, self.spec.look_behind, self.spec.look_ahead)
+        if not self.spec.is_recurrent:  # nothing to warm up: every frame starts afresh
+            self.plan = Plan(1, 0, self.spec.look_behind, self.spec.look_ahead)
         self.memory = memory_budget(self.device) if memory is None else float(memory)
         self._tile = None if tile is None else round_up(tile, self.spec.multiple_of)
         self._ceiling: int | None = None  # set when memory ran out
@@ -227,9 +232,8 @@ class Deblurrer:
             memory=memory,
             kind="photo",
         )
+        self._has_photographer = model == "auto" and kind == "video"
         self._photographer: Deblurrer | None = None
-        if not (model == "auto" and kind == "video"):
-            self._photographer = self
 
     def __repr__(self) -> str:
         return f"<Deblurrer {self.describe()}>"
@@ -394,7 +398,9 @@ class Deblurrer:
             picture: (H, W, 3) or (H, W, 4) uint8, uint16 (full range) or float32 (0..1, may go
                 beyond), sRGB-encoded or in the encoding of its own profile; a fourth channel
                 (alpha) comes back untouched.
-            progress: called after each tile with how many are done and how many there are.
+            progress: called after each tile with how many are done and how many there are; from
+            the start again where memory ran out and tiles were halved. What it raises ends the
+            call and is raised as it is. It must not call the engine.
 
         Returns:
             an array of the same shape and type.
@@ -407,23 +413,38 @@ class Deblurrer:
         picture = np.asarray(picture)
         if not picture.dtype.isnative:
             picture = picture.astype(picture.dtype.newbyteorder("="))
-        fmt = array_format(picture[..., :3] if picture.shape[2:] == (4,) else picture, "a picture")
+        fmt = array_format(picture[..., :3] if picture.shape[2:] == (4,) else picture)
         if self.passes_through():
             return picture.copy()
-        if self._photographer is None:
-            self._photographer = self._for_photos()
-        if self._photographer is not self:
+        if self._has_photographer:
+            with self._lock:
+                if self._photographer is None:
+                    self._photographer = self._for_photos()
+                    self._photographer._lock = self._lock  # one memory, one step at a time
             return self._photographer.photo(picture, progress=progress)
+        stopped: list[BaseException] = []
+
+        def tell(done: int, count: int) -> None:
+            try:
+                if progress is not None:
+                    progress(done, count)
+            except BaseException as error:
+                stopped.append(error)
+                raise _StoppedError from error
+
         prepared = self.prepare([picture[..., c] for c in range(3)], fmt)
         if prepared.non_finite:
             logger.warning("the picture has values that are NaN or infinite: they are finite now")
-        with self._lock, self._errors():
-            window = self.spec.window
-            x = torch.cat([prepared.rgb] * window, dim=1) if window > 1 else prepared.rgb
-            sharp, _ = self._run(x, None, _photo_budget(self.memory, self.device, x), progress)
-            self._check_finite(sharp)
-            del x
-            planes = self._finished(prepared, sharp).planes
+        try:
+            with self._lock, self._errors():
+                window = self.spec.window
+                x = torch.cat([prepared.rgb] * window, dim=1) if window > 1 else prepared.rgb
+                sharp, _ = self._run(x, None, _photo_budget(self.memory, self.device, x), tell)
+                self._check_finite(sharp)
+                del x
+                planes = self._finished(prepared, sharp).planes
+        except _StoppedError:
+            raise stopped[0] from None
         if picture.shape[2] == 4:
             planes.append(picture[..., 3])
         return np.stack(planes, axis=-1)
@@ -509,8 +530,8 @@ class Deblurrer:
         if not spec.is_tileable and not self._told:
             self._told = True
             logger.warning(
-                "too large for the memory: computed in parts of %d pixels; %s sees the whole "
-                "picture otherwise, and its result differs a little",
+                "computed in parts of %d pixels: %s sees the whole picture otherwise, and its "
+                "result differs a little",
                 tile,
                 self.model,
             )
@@ -596,6 +617,10 @@ def _write(full: Tensor, part: Tensor, t: Any) -> None:
     full[..., t.top : t.bottom, t.left : t.right] = part[..., y : y + height, x : x + width]
 
 
+class _StoppedError(Exception):
+    """What a progress callback raised, on its way past the translation of the device's errors."""
+
+
 # What a picture may take of the memory on the CPU, all in all, and what each of its pixels takes
 # outside the network: samples, network input, result, change.
 _PHOTO_MEMORY = 3 << 30
@@ -610,16 +635,16 @@ def _photo_budget(memory: float, device: torch.device, x: Tensor) -> float:
     return max(rest, memory / 8)
 
 
-def array_format(frame: NDArray[Any], what: str = "frames") -> PixelFormat:
+def array_format(frame: NDArray[Any]) -> PixelFormat:
     """The pixel format of an RGB array.
 
     Raises:
         InputError: not (H, W, 3), empty, or not uint8, uint16 or float32.
     """
     if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise InputError(f"{what} must be (height, width, 3) arrays, not {frame.shape}")
+        raise InputError(f"pictures must be (height, width, 3) arrays, not {frame.shape}")
     kinds = {"uint8": (8, False), "uint16": (16, False), "float32": (32, True)}
     if frame.dtype.name not in kinds:
-        raise InputError(f"{what} must be uint8, uint16 or float32, not {frame.dtype}")
+        raise InputError(f"pictures must be uint8, uint16 or float32, not {frame.dtype}")
     bits, is_float = kinds[frame.dtype.name]
     return PixelFormat("rgb", bits, is_float, full_range=True)

@@ -106,7 +106,12 @@ def default_model(kind: str = "video") -> str:
     for card in shipped().values():
         if card.kind == kind and card.default:
             return card.name
-    raise WeightsError(f"no {kind} model is shipped", None, "give the path of a weights file")
+    hint = "give --model FILE"
+    if kind == "photo":
+        hint += (
+            "; `vs-deblur models convert` makes one of published weights, see docs/converting.md"
+        )
+    raise WeightsError(f"no {kind} model is shipped", None, hint)
 
 
 def sha256_of(path: Path) -> str:

@@ -187,6 +187,7 @@ class Dmphn(nn.Module):
             is_tileable=False,
             flops_per_pixel=2.0 * levels * stacks * (full + half / 4 + quarter / 16),
             bytes_per_pixel=4.0 * 280,
+            is_residual=False,
             tile_overlap=192,
         )
 

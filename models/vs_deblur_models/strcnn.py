@@ -91,6 +91,7 @@ class Strcnn(nn.Module):
             look_behind=c.m,
             look_ahead=c.m,
             is_recurrent=c.feedback or c.blending,
+            is_residual=c.residual,
             flops_per_pixel=2.0 * (full + half / 4),
             bytes_per_pixel=4.0 * 64 * 5.2,
         )

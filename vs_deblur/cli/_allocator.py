@@ -16,12 +16,14 @@ def keep_freed_memory() -> bool:
 
     By default it gives every block above some size back to the system and takes it again page by
     page: 6 ms of a 640x480 frame. Only programs of our own do this, never a host's process.
-    Nothing is done where the user has set ``MALLOC_…`` variables, or the library is another.
+    Nothing is done where the user has set ``MALLOC_…`` or ``GLIBC_TUNABLES``, or the library is
+    another.
 
     Returns:
         whether the settings were taken.
     """
-    if not sys.platform.startswith("linux") or any(k.startswith("MALLOC_") for k in os.environ):
+    theirs = any(k.startswith(("MALLOC_", "GLIBC_TUNABLES")) for k in os.environ)
+    if theirs or not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt

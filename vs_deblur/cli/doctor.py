@@ -165,14 +165,20 @@ def check_vspipe() -> Iterator[Check]:
         return
     try:
         done = subprocess.run(
-            [found, "--version"], capture_output=True, text=True, timeout=30, check=False
+            [found, "--version"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=30,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         yield Check("vspipe", "warn", f"does not start: {error}")
         return
     if done.returncode:
-        hint = "does not start; run `vapoursynth config` once (`vs-deblur serve SCRIPT` needs none)"
-        yield Check("vspipe", "warn", hint)
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        hint = "a fresh VapourSynth wants `vapoursynth config` once; `vs-deblur serve` does not"
+        yield Check("vspipe", "warn", f"does not start ({hint}): {said}")
     else:
         yield Check("vspipe", "ok", found)
 

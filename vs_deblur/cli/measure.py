@@ -15,7 +15,7 @@ from vs_deblur.cli._common import ModelSettings, model_options
 from vs_deblur.cli._measure_sources import Source, sources
 from vs_deblur.cli._output import OutputFile, reason
 from vs_deblur.cli._progress import Progress, warn
-from vs_deblur.errors import OutputError
+from vs_deblur.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from vs_deblur.engine import Deblurrer
@@ -200,6 +200,8 @@ def command(
     line the mean over sequences. Pulse is the change of the correction across segment borders to
     that elsewhere: 1 is none.
     """
+    if photos and settings.model != "auto":
+        raise UsageError("--photos is about the default model; --model names one")
     found = sources(blurred, sharp)
     # The page's folder is tried before the work, not after it.
     with OutputFile(html, overwrite=overwrite) if html else nullcontext() as page_file:
