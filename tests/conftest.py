@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -34,6 +35,12 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_configure() -> None:
+    # Programs started in the background inherit that Ctrl-C and hang-ups are ignored, and hand it
+    # on to the processes that the tests send these signals to.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # torch warns once, at import, on machines without a usable NVIDIA driver.
     warnings.filterwarnings("ignore", message="CUDA initialization", category=UserWarning)
 
