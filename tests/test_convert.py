@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -28,7 +29,7 @@ from torch.nn import functional as F
 
 from tests.invoke import Result, invoke
 from tests.small import scramble
-from vs_deblur import weights
+from vs_deblur import foreign, weights
 from vs_deblur.cli import models
 from vs_deblur.convert import srn_state
 from vs_deblur.errors import WeightsError
@@ -879,6 +880,17 @@ def test_a_flipped_bit_is_refused_in_one_line(tmp_path: Path, old: bool, data: A
     content[bit // 8] ^= 1 << (bit % 8)
     (tmp_path / "x.pt").write_bytes(content)
     refusal(tmp_path / "x.pt")
+
+
+def test_every_bit_of_a_zip_header_may_be_flipped(tmp_path: Path) -> None:
+    """Some make zipfile run out of data (EOFError), which click would take for Ctrl-D."""
+    whole = saved({"a": torch.ones(2)}, False)
+    for bit in range(8 * 64):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << (bit % 8)
+        (tmp_path / "x.pt").write_bytes(content)
+        with contextlib.suppress(WeightsError):  # anything else is a fault
+            foreign.read_checkpoint(tmp_path / "x.pt")
 
 
 def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

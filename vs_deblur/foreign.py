@@ -161,7 +161,9 @@ def _inspect(data: bytes, path: Path) -> None:
             pickles = [m for m in members if m.filename.endswith(".pkl")]
             for member in pickles:
                 _inspect_pickle(io.BytesIO(archive.read(member)), data, path)
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # strangers' bytes: EOFError, zlib.error and whatever else
         raise WeightsError(f"weights cannot be read: {_broken(data)}", str(path)) from error
     if not pickles:
         what = "it is a zip file, but not a PyTorch checkpoint"
