@@ -21,7 +21,7 @@ import av
 import click
 import numpy as np
 
-from benchmarks.machine import describe_machine, write_rows
+from benchmarks.machine import Table
 
 WIDTH, HEIGHT = 640, 480
 HOSTS = ("engine", "filter", "serve", "video", "video --lossless")
@@ -135,9 +135,7 @@ def main(frames: int, output: Path | None, only: str | None, folder: Path | None
     if only is not None and folder is not None:
         child(only, folder / "clip.mp4", folder)
         return
-    machine = describe_machine("cpu")
-    print(machine)
-    rows: list[dict[str, Any]] = []
+    table = Table("cpu")
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         write_clip(place / "clip.mp4", frames)
@@ -151,20 +149,15 @@ def main(frames: int, output: Path | None, only: str | None, folder: Path | None
                 timeout=1800,
             )
             figures = json.loads(done.stdout.strip().splitlines()[-1])
-            base = rows[0]["fps"] if rows else figures["fps"]
-            rows.append(
-                {
-                    "host": host,
-                    "size": f"{WIDTH}x{HEIGHT}",
-                    "fps": round(figures["fps"], 2),
-                    "of_engine": round(figures["fps"] / base, 3),
-                    "outside_network": round(figures["outside"], 3),
-                    "machine": machine,
-                }
+            base = table.rows[0]["fps"] if table.rows else figures["fps"]
+            table.add(
+                host=host,
+                size=f"{WIDTH}x{HEIGHT}",
+                fps=round(figures["fps"], 2),
+                of_engine=round(figures["fps"] / base, 3),
+                outside_network=round(figures["outside"], 3),
             )
-            print("  ".join(str(v) for k, v in rows[-1].items() if k != "machine"), flush=True)
-    if output:
-        write_rows(rows, output)
+    table.write(output)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import platform
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,29 @@ def describe_machine(device: str) -> str:
     )
 
 
-def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows of equal keys as CSV, folders made where they are missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+class Table:
+    """Rows of one measurement: printed as they come, kept for the file.
+
+    Args:
+        device: that is measured; the machine is named in every row.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.machine = describe_machine(device)
+        self.rows: list[dict[str, Any]] = []
+        print(self.machine)
+
+    def add(self, **row: Any) -> None:
+        """Take and print a row."""
+        self.rows.append({**row, "machine": self.machine})
+        print("  ".join(f"{value}" for value in row.values()), flush=True)
+
+    def write(self, path: Path | None) -> None:
+        """Write all rows as CSV, if a file was asked for; its folder is made if missing."""
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)

@@ -16,8 +16,8 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.machine import describe_machine, write_rows
-from benchmarks.networks import engines_of, milliseconds
+from benchmarks.machine import Table
+from benchmarks.networks import against_the_first, engines_of
 from vs_deblur.engine import Deblurrer
 from vs_deblur_models.registry import build_network
 
@@ -57,34 +57,24 @@ def main(
     device: str, repeat: int, side: int, networks: tuple[str, ...], output: Path | None
 ) -> None:
     """Measure and print a table."""
-    machine = describe_machine(device)
-    print(machine)
-    rows: list[dict[str, Any]] = []
+    table = Table(device)
     for label in networks or NETWORKS:
         name, config = NETWORKS[label]
         network = build_network(name, config).to(device).eval()
         runs = {"torch eager fp32": eager(network, side, device)}
         engines = engines_of(network, device, kind="photo")
         runs |= {f"engine {p}": through_engine(e, side) for p, e in engines.items()}
-        base = 0.0
-        for path, run in runs.items():
-            p50, _ = milliseconds(run, repeat, device)
-            base = base or p50
+        for path, p50, _, times in against_the_first(runs, repeat, device):
             seconds = p50 / 1e3 / (side * side / 1e6)
-            rows.append(
-                {
-                    "network": label,
-                    "path": path,
-                    "s_per_megapixel": round(seconds, 3),
-                    "times_eager_fp32": round(base / p50, 2),
-                    "gflop_per_s": round(network.spec.flops_per_pixel * side * side / p50 / 1e6),
-                    "megapixels_in_3s": round(3 / seconds, 2),
-                    "machine": machine,
-                }
+            table.add(
+                network=label,
+                path=path,
+                s_per_megapixel=round(seconds, 3),
+                times_eager_fp32=round(times, 2),
+                gflop_per_s=round(network.spec.flops_per_pixel * side * side / p50 / 1e6),
+                megapixels_in_3s=round(3 / seconds, 2),
             )
-            print("  ".join(f"{v}" for k, v in rows[-1].items() if k != "machine"), flush=True)
-    if output:
-        write_rows(rows, output)
+    table.write(output)
 
 
 if __name__ == "__main__":

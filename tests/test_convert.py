@@ -27,6 +27,7 @@ from skimage.transform import pyramid_gaussian
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.hostile import PROTOCOLS, Eval, Hostile, save_hostile
 from tests.invoke import Result, invoke
 from tests.small import scramble
 from vs_deblur import foreign, weights
@@ -679,33 +680,14 @@ def test_parts_of_a_tensorflow_checkpoint_are_missing(
 # ---------------------------------------------------------------------------- hostile and broken
 
 
-class Hostile:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return Path.mkdir, (self.mark,)
-
-
-class Eval(Hostile):
-    def __reduce__(self) -> Any:
-        return eval, (f"__import__('os').mkdir({str(self.mark)!r})",)
-
-
 @pytest.mark.parametrize("kind", [Hostile, Eval])
-@pytest.mark.parametrize("way", ["zip", "legacy", *range(pickle.HIGHEST_PROTOCOL + 1)])
+@pytest.mark.parametrize("way", ["zip", "legacy", *PROTOCOLS])
 def test_a_pickle_is_never_run(
     tmp_path: Path, kind: type[Hostile], way: str | int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     mark, path = tmp_path / "mark", tmp_path / "model.pt"
-    content = {"state_dict": {"a": torch.ones(1), "b": kind(mark)}}
-    if isinstance(way, int):
-        path.write_bytes(pickle.dumps(kind(mark), protocol=way))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=way == "zip")
+    save_hostile(kind(mark), path, way)
     text = refusal(path)
     assert "nothing in it was run" in text
     assert re.search(r"asks for (__builtin__\.|builtins\.|pathlib\.|a name that it hides)", text)

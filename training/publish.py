@@ -16,6 +16,7 @@ from vs_deblur.measuring import SequenceFigures, image_runs, measure
 from vs_deblur.sequences import pair_folders
 from vs_deblur.weights import read_tensors, sha256_of
 from vs_deblur_models.registry import from_state, save_network
+from vs_deblur_models.spec import takes_frames
 
 
 def mean_of(weights: Sequence[Path]) -> Any:
@@ -81,7 +82,7 @@ def publish(
         "training_data": recipe.attribution,
         "recipe": recipe_file.name,
         "gain_db": gains,
-        "kind": "video" if hasattr(network, "step") else "photo",
+        "kind": "video" if takes_frames(network) else "photo",
         "default": recipe.default,
     }
     text = json.dumps({"models": list(entries.values())}, indent=2, ensure_ascii=False)
@@ -111,7 +112,7 @@ def _card(
         for r in rows
     )
     what = "removes motion blur from photos, each by itself"
-    if hasattr(network, "step"):
+    if takes_frames(network):
         what = f"removes motion blur from video; recurrent, look-ahead {spec.look_ahead} frame"
     cost = spec.flops_per_pixel * 640 * 480 / 1e9
     return f"""# {entry["name"]}

@@ -34,7 +34,7 @@ from vs_deblur.weights import read_tensors
 from vs_deblur_kernels.planes import pad_to
 from vs_deblur_models.blocks import DynamicTemporalBlending, ResBlock
 from vs_deblur_models.registry import build_network, save_network
-from vs_deblur_models.spec import State, VideoNetwork
+from vs_deblur_models.spec import State, VideoNetwork, step_of, takes_frames
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def predict(network: Any, blurred: Tensor, m: int) -> list[Tensor]:
 
     Networks for photos take each frame by itself.
     """
-    if hasattr(network, "step"):
+    if takes_frames(network):
         return [unroll(network, blurred)]
     batch, frames = blurred.shape[0], blurred.shape[1] - 2 * m
     x = blurred[:, m : m + frames].flatten(0, 1)
@@ -260,11 +260,7 @@ def validation_gain(network: Any, sequence: PairSequence, frames: int = 30) -> f
     padded = torch.split(pad_to(blurred, *size).to(device), 1)
 
     def step(window: Sequence[Tensor], state: State | None) -> tuple[Tensor, State]:
-        x = torch.cat(list(window), dim=1)
-        if hasattr(network, "step"):
-            deblurred, following = network.step(x, state)
-            return deblurred, following
-        return network(x), ()
+        return step_of(network, torch.cat(list(window), dim=1), state)
 
     plan = Plan(0, 0, spec.look_behind, spec.look_ahead)
     gain = 0.0

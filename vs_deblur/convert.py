@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from vs_deblur._version import __version__
 from vs_deblur.errors import UsageError, WeightsError
 from vs_deblur.foreign import Checkpoint, Source, read_bytes, read_checkpoint
-from vs_deblur.weights import build, check_finite
+from vs_deblur.weights import build, check_finite, unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +92,7 @@ def convert(
     try:
         prefix, is_folder = _tensorflow_prefix(path), path.is_dir()
     except OSError as error:  # not allowed to look, a name too long
-        raise WeightsError(f"weights cannot be read: {error.strerror}", str(path)) from error
+        raise unreadable(path, error) from error
     if prefix is not None:
         found = _convert_srn(prefix)
     elif is_folder:
@@ -252,8 +252,7 @@ def _convert_dmphn(folder: Path, asked: int | None) -> Converted:
     try:
         files = {p.name: m for p in folder.iterdir() if (m := _PART.fullmatch(p.name))}
     except OSError as error:
-        text = error.strerror or str(error)
-        raise WeightsError(f"weights cannot be read: {text}", str(folder)) from error
+        raise unreadable(folder, error) from error
     held = len({m[1] for m in files.values() if m[1]})
     levels = len({m[2] for m in files.values()})
     if not files:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from vs_deblur.avpixels import Colour, Plane, frame_of, names_for
-from vs_deblur.errors import OutputError, UsageError
+from vs_deblur.errors import OutputError, UsageError, reason
 from vs_deblur.journal import Entry
 
 if TYPE_CHECKING:
@@ -353,5 +353,5 @@ class ChunkEncoder:
         try:
             packets: list[Packet[VideoStream]] = context.encode(picture)  # type: ignore[arg-type]
         except av.error.FFmpegError as error:
-            raise OutputError(f"{self.recipe.codec} failed: {error.strerror}") from error
+            raise OutputError(f"{self.recipe.codec} failed: {reason(error)}") from error
         return [Entry(int(p.pts or 0), p.is_keyframe, bytes(p)) for p in packets]

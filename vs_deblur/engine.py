@@ -33,7 +33,7 @@ from vs_deblur.tiling import (
 from vs_deblur.timeline import Output, Plan, stream
 from vs_deblur.weights import load
 from vs_deblur_kernels.planes import PixelFormat, add_rgb, pad_to, to_rgb
-from vs_deblur_models.spec import NetworkSpec, State
+from vs_deblur_models.spec import NetworkSpec, State, step_of
 
 logger = logging.getLogger(__name__)
 
@@ -104,16 +104,34 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
+def check_precision(precision: str) -> None:
+    """Refuse what is no precision.
+
+    Raises:
+        UsageError: by name.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision}")
+
+
+def choose_precision(
+    precision: str, device: torch.device, is_residual: bool = True
+) -> tuple[str, str]:
     """The precision to compute in, and why.
+
+    Args:
+        precision: as asked for.
+        device: where.
+        is_residual: whether the network adds to its input (``spec.is_residual``).
 
     Raises:
         UsageError: no such precision.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision}")
+    check_precision(precision)
     if precision != "auto":
         return precision, "asked for"
+    if not is_residual:
+        return "fp32", "16-bit floats would round what this network puts out"
     if device.type == "cuda":
         return "fp16", "CUDA device"
     if bf16_is_fast():
@@ -199,14 +217,12 @@ class Deblurrer:
         if tile is not None and tile < 1:
             raise UsageError(f"tile must be 1 or more pixels, got {tile}")
         self.device = choose_device(device)
-        self.precision, self.precision_reason = choose_precision(precision, self.device)
+        check_precision(precision)
         loaded = load(model, kind)
-        if precision == "auto" and not loaded.network.spec.is_residual:
-            self.precision = "fp32"
-            self.precision_reason = "16-bit floats would round what this network puts out"
+        self.precision, self.precision_reason = choose_precision(
+            precision, self.device, loaded.network.spec.is_residual
+        )
         self.dtype = _DTYPES[self.precision]
-        # A network for photos takes each frame by itself: a window of one, no state.
-        self._has_step = hasattr(loaded.network, "step")
         self.model = loaded.name
         self.card = loaded.card
         self.network = loaded.network.to(self.device, self.dtype)
@@ -223,16 +239,17 @@ class Deblurrer:
         # One step at a time: hosts may call from many threads, the memory budget is for one.
         self._lock = threading.Lock()
         # "auto" is another model for pictures: made when the first one comes.
-        self._for_photos = partial(
-            Deblurrer,
-            device=device,
-            precision=precision,
-            strength=strength,
-            tile=tile,
-            memory=memory,
-            kind="photo",
-        )
-        self._has_photographer = model == "auto" and kind == "video"
+        self._for_photos: Callable[[], Deblurrer] | None = None
+        if model == "auto" and kind == "video":
+            self._for_photos = partial(
+                Deblurrer,
+                device=device,
+                precision=precision,
+                strength=strength,
+                tile=tile,
+                memory=memory,
+                kind="photo",
+            )
         self._photographer: Deblurrer | None = None
 
     def __repr__(self) -> str:
@@ -416,7 +433,7 @@ class Deblurrer:
         fmt = array_format(picture[..., :3] if picture.shape[2:] == (4,) else picture)
         if self.passes_through():
             return picture.copy()
-        if self._has_photographer:
+        if self._for_photos is not None:
             with self._lock:
                 if self._photographer is None:
                     self._photographer = self._for_photos()
@@ -465,7 +482,7 @@ class Deblurrer:
             try:
                 with self._fixed_algorithms():
                     if tile is None:
-                        sharp, following = self._call(x, state)
+                        sharp, following = step_of(self.network, x, state)
                         if progress is not None:
                             progress(1, 1)
                     elif self.spec.tile_overlap is None:
@@ -478,12 +495,6 @@ class Deblurrer:
                     raise
             # Outside the except block, where the traceback would keep the tensors alive.
             self._shrink(max(height, width), tile)
-
-    def _call(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-        if self._has_step:
-            sharp, following = self.network.step(x, state)
-            return sharp, following
-        return self.network(x), ()
 
     def _least_tile(self) -> int:
         """The smallest tile that makes sense, pixels."""
@@ -539,7 +550,8 @@ class Deblurrer:
         parts = list(patches(height, width, tile, spec.tile_overlap, spec.multiple_of))
         sharp = torch.zeros((1, 3, height, width), dtype=torch.float32, device=x.device)
         for n, p in enumerate(parts, 1):
-            out, _ = self._call(x[..., p.top : p.bottom, p.left : p.right].contiguous(), None)
+            part = x[..., p.top : p.bottom, p.left : p.right].contiguous()
+            out, _ = step_of(self.network, part, None)
             rows, columns = (torch.tensor(w, device=x.device) for w in (p.rows, p.columns))
             out = out.float() * rows[:, None] * columns
             sharp[..., p.top : p.bottom, p.left : p.right] += out

@@ -19,7 +19,7 @@ In VapourSynth the same text becomes ``vs.Error("deblur: …")``.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class DeblurError(Exception):
@@ -44,6 +44,10 @@ class DeblurError(Exception):
         if self.hint:
             text += f"; {self.hint}"
         return text.replace("\n", " ")
+
+    def at(self, where: str | None) -> Self:
+        """The same error, told of another file, frame or argument."""
+        return type(self)(self.what, where, self.hint)
 
     def __reduce__(self) -> tuple[type[DeblurError], tuple[str, str | None, str | None]]:
         return type(self), (self.what, self.where, self.hint)
@@ -115,6 +119,11 @@ class ReaderClosed(Stopped):
 
     def __reduce__(self) -> tuple[type[ReaderClosed], tuple[int]]:  # type: ignore[override]
         return type(self), (self.frames,)
+
+
+def reason(error: BaseException) -> str:
+    """What the system, FFmpeg or a library says of an error, without number and path."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def exit_code(error: BaseException) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vs_deblur.errors import WeightsError
-from vs_deblur.weights import check_finite, read_tensors
+from vs_deblur.weights import check_finite, read_tensors, unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,8 +92,7 @@ def read_bytes(path: Path) -> bytes:
             raise WeightsError(f"larger than {LARGEST >> 30} GiB, so no checkpoint", str(path))
         data = path.read_bytes()
     except OSError as error:
-        text = error.strerror or str(error)
-        raise WeightsError(f"weights cannot be read: {text}", str(path)) from error
+        raise unreadable(path, error) from error
     if not data:
         raise WeightsError("weights cannot be read: the file is empty", str(path))
     return data

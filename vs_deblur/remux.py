@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from vs_deblur.avstreams import main_video
 from vs_deblur.encoder import Recipe
-from vs_deblur.errors import EngineError, InputError, OutputError
+from vs_deblur.errors import EngineError, InputError, OutputError, reason
 from vs_deblur.journal import Contents, packets
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def assemble(
         if isinstance(error, InputError):
             raise
         raise OutputError(
-            f"cannot write: {error.strerror or error}",
+            f"cannot write: {reason(error)}",
             str(target),
             f"the frames are kept in {journal.name}; make room and use --resume",
         ) from error
@@ -362,7 +362,7 @@ def _copied_packets(
             packet.stream = targets[packet.stream.index]
             yield (stamp + offset) * unit, packet
     except (av.error.FFmpegError, OSError) as error:
-        raise InputError(f"cannot be read: {error.strerror}", found.name) from error
+        raise InputError(f"cannot be read: {reason(error)}", found.name) from error
 
 
 def _merge(video: Iterator[Timed], others: Iterator[Timed]) -> Iterator[Packet[Any]]:

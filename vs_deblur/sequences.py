@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vs_deblur.errors import InputError
+from vs_deblur.errors import InputError, reason
 
 IMAGE_SUFFIXES = frozenset((".png", ".webp", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm"))
 
@@ -74,7 +74,7 @@ def images(folder: Path) -> list[Path]:
     try:
         inside = list(folder.iterdir())
     except OSError as error:
-        raise InputError(f"no such folder: {error.strerror}", str(folder)) from error
+        raise InputError(f"no such folder: {reason(error)}", str(folder)) from error
     return sorted(
         (p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")),
         key=_order,

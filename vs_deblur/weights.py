@@ -18,7 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vs_deblur.errors import WeightsError
+from vs_deblur.errors import WeightsError, reason
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,11 @@ def default_model(kind: str = "video") -> str:
     raise WeightsError(f"no {kind} model is shipped", None, hint)
 
 
+def unreadable(path: str | Path, error: OSError | RuntimeError) -> WeightsError:
+    """The error that says that a file or folder of weights cannot be read."""
+    return WeightsError(f"weights cannot be read: {reason(error)}", str(path))
+
+
 def sha256_of(path: Path) -> str:
     """Digest of a file, as 64 hexadecimal digits.
 
@@ -124,8 +129,7 @@ def sha256_of(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        text = error.strerror or str(error)
-        raise WeightsError(f"weights cannot be read: {text}", str(path)) from error
+        raise unreadable(path, error) from error
 
 
 def _networks() -> tuple[str, ...]:
@@ -158,8 +162,7 @@ def locate(model: str, kind: str = "video") -> tuple[Path, Card | None]:
         if path.is_file():
             return path, None
     except (OSError, RuntimeError) as error:  # not allowed to look, a name too long, no such home
-        text = error.strerror if isinstance(error, OSError) else str(error)
-        raise WeightsError(f"weights cannot be read: {text}", model) from error
+        raise unreadable(model, error) from error
     ships = ", ".join(cards) or "none"
     if model in _networks():
         raise WeightsError(
@@ -180,7 +183,7 @@ def _explain(path: Path, error: BaseException) -> str:
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as own:
-        return own.strerror or str(own)
+        return reason(own)
     if not head:
         return "the file is empty"
     pickled = head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")

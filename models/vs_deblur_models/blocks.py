@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+Convolution = nn.Conv2d | nn.ConvTranspose2d
 
 
 class ResBlock(nn.Module):
@@ -73,6 +77,23 @@ class DynamicTemporalBlending(nn.Module):
 
 
 @torch.no_grad()
+def draw_kernels_(network: nn.Module, draw: Callable[[Convolution], object]) -> None:
+    """Initialise all convolutions: kernels as drawn, biases zero. Shapes without values stay so.
+
+    Args:
+        network: the network; changed in place.
+        draw: fills the kernel of a convolution.
+    """
+    if all(p.is_meta for p in network.parameters()):
+        return
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            draw(module)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
 def initialise_(network: nn.Module, residual_scale: float = 0.1) -> None:
     """He initialisation with quiet residual branches, for networks that start as the identity.
 
@@ -84,13 +105,7 @@ def initialise_(network: nn.Module, residual_scale: float = 0.1) -> None:
         network: the network; changed in place.
         residual_scale: factor on the second convolution of each :class:`ResBlock`.
     """
-    if all(p.is_meta for p in network.parameters()):  # shapes without values
-        return
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    draw_kernels_(network, lambda c: nn.init.kaiming_normal_(c.weight, nonlinearity="relu"))
     for module in network.modules():
         if isinstance(module, ResBlock):
             module.conv2.weight.mul_(residual_scale)

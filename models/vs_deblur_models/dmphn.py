@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vs_deblur_models.blocks import ResBlock
+from vs_deblur_models.blocks import Convolution, ResBlock, draw_kernels_
 from vs_deblur_models.spec import NetworkSpec
 
 # How a patch of level l is cut for level l + 1: into top and bottom (dimension 2) or left and
@@ -139,6 +139,12 @@ class Hierarchy(nn.Module):
         return _Trace(correction, features)
 
 
+def _draw(layer: Convolution) -> None:
+    """N(0, 0.5 sqrt(2 / n)) with n = kernel area times output channels, as the authors do."""
+    n = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels
+    nn.init.normal_(layer.weight, 0.0, 0.5 * (2.0 / n) ** 0.5)
+
+
 class Dmphn(nn.Module):
     """DMPHN-1-2, -1-2-4, -1-2-4-8 and the stacks SDNet2 to SDNet4.
 
@@ -150,18 +156,7 @@ class Dmphn(nn.Module):
         super().__init__()
         self.config = config = config or DmphnConfig()
         self.stacks = nn.ModuleList(Hierarchy(config.levels) for _ in range(config.stacks))
-        if not next(self.parameters()).is_meta:
-            self._initialise()
-
-    @torch.no_grad()
-    def _initialise(self) -> None:
-        """N(0, 0.5 sqrt(2 / n)) with n = kernel area times output channels, as the authors do."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                n = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0.0, 0.5 * (2.0 / n) ** 0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        draw_kernels_(self, _draw)
 
     @property
     def spec(self) -> NetworkSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -101,3 +101,19 @@ class PhotoNetwork(Protocol):
             the sharp pictures, (B, 3, H, W) in float32.
         """
         ...
+
+
+def takes_frames(network: Any) -> bool:
+    """Whether a network is one for video: it has a ``step`` on windows of frames."""
+    return hasattr(network, "step")
+
+
+def step_of(network: Any, window: Tensor, state: State | None) -> tuple[Tensor, State]:
+    """One step of any network: one for photos takes each frame by itself and has no state.
+
+    Arguments and results are those of :meth:`VideoNetwork.step`.
+    """
+    if takes_frames(network):
+        sharp, following = network.step(window, state)
+        return sharp, following
+    return network(window), ()

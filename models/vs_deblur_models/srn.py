@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vs_deblur_models.blocks import ResBlock
+from vs_deblur_models.blocks import ResBlock, draw_kernels_
 from vs_deblur_models.spec import NetworkSpec
 
 SCALES = 3
@@ -112,17 +112,8 @@ class Srn(nn.Module):
         self.decoder1 = nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1)
         self.unblocks1 = _blocks(32)
         self.output = nn.Conv2d(32, planes, 5, padding=2)
-        if not next(self.parameters()).is_meta:
-            self._initialise()
-
-    @torch.no_grad()
-    def _initialise(self) -> None:
-        """Glorot uniform with zero biases; the LSTM's kernel N(0, 0.001) cut at two sigma."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.xavier_uniform_(module.weight)
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+        # Glorot uniform with zero biases; the LSTM's kernel N(0, 0.001) cut at two sigma.
+        draw_kernels_(self, lambda layer: nn.init.xavier_uniform_(layer.weight))
         if self.config.lstm:
             nn.init.trunc_normal_(self.lstm.conv.weight, std=1e-3, a=-2e-3, b=2e-3)
 

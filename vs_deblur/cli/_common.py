@@ -183,7 +183,7 @@ class ModelSettings:
         return deblurrer
 
 
-_MODEL_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+_STILL_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--model",
         default="auto",
@@ -213,6 +213,11 @@ _MODEL_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="PIXELS",
         help="Largest size computed at once. [default: by memory]",
     ),
+)
+
+# Those about frames in a row come on top.
+_MODEL_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    *_STILL_OPTIONS,
     click.option(
         "--segment",
         default=64,
@@ -237,9 +242,6 @@ _MODEL_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Difference between frames that begins a new scene, e.g. 0.15. [default: no search]",
     ),
 )
-
-
-_STILL_OPTIONS = _MODEL_OPTIONS[:5]  # up to --tile: the others are about frames in a row
 
 
 def model_options[F: Callable[..., Any]](function: F) -> F:

@@ -9,12 +9,7 @@ import stat
 from pathlib import Path
 from types import TracebackType
 
-from vs_deblur.errors import OutputError, UsageError
-
-
-def reason(error: OSError) -> str:
-    """The system's text for an error, without number and path."""
-    return error.strerror or str(error)
+from vs_deblur.errors import OutputError, UsageError, reason
 
 
 class OutputFile:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vs_deblur.cli._output import reason
 from vs_deblur.cli._signals import Stop
-from vs_deblur.errors import OutputError, ReaderClosed
+from vs_deblur.errors import OutputError, ReaderClosed, reason
 
 
 class Sink:

@@ -12,9 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vs_deblur.cli._output import reason
 from vs_deblur.cli._progress import warn
-from vs_deblur.errors import InputError, UsageError
+from vs_deblur.errors import InputError, UsageError, reason
 from vs_deblur.hosts import y4m
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from vs_deblur.cli._common import ModelSettings, model_options
 from vs_deblur.cli._output import OutputFile
 from vs_deblur.cli._progress import note
 from vs_deblur.cli.video import Range, Result, deblur_file, prepare
-from vs_deblur.errors import EngineError, OutputError
+from vs_deblur.errors import EngineError, OutputError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,7 +63,7 @@ def encode(path: Path, frames: Iterable[Image8], *, crf: int = 12) -> None:
                 container.mux(stream.encode(picture))
             container.mux(stream.encode(None))
     except OSError as error:
-        raise OutputError(f"cannot write: {error.strerror or error}", str(path)) from error
+        raise OutputError(f"cannot write: {reason(error)}", str(path)) from error
 
 
 def decode(path: Path) -> list[Image8]:
@@ -149,7 +149,7 @@ def run(folder: Path, scene: Scene, settings: ModelSettings) -> tuple[Figures, R
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder: {error.strerror}", str(folder)) from error
+        raise OutputError(f"cannot make the folder: {reason(error)}", str(folder)) from error
     source, target = folder / "blurred.mp4", folder / "sharp.mp4"
     note(f"drawing {scene.frames} frames of {scene.tau} sub-frames each")
     pairs = list(render(scene))
@@ -163,7 +163,7 @@ def run(folder: Path, scene: Scene, settings: ModelSettings) -> tuple[Figures, R
     try:
         picture(blurred[shown], sharp[shown], truth[shown]).save(folder / "comparison.png")
     except OSError as error:
-        raise OutputError(f"cannot write: {error.strerror or error}", str(folder)) from error
+        raise OutputError(f"cannot write: {reason(error)}", str(folder)) from error
     return figures, result
 
 

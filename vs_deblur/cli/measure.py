@@ -13,9 +13,9 @@ import click
 
 from vs_deblur.cli._common import ModelSettings, model_options
 from vs_deblur.cli._measure_sources import Source, sources
-from vs_deblur.cli._output import OutputFile, reason
+from vs_deblur.cli._output import OutputFile
 from vs_deblur.cli._progress import Progress, warn
-from vs_deblur.errors import OutputError, UsageError
+from vs_deblur.errors import OutputError, UsageError, reason
 
 if TYPE_CHECKING:
     from vs_deblur.engine import Deblurrer

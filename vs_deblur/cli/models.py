@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vs_deblur.cli._output import OutputFile, reason
+from vs_deblur.cli._output import OutputFile
 from vs_deblur.cli._progress import warn
-from vs_deblur.errors import OutputError, WeightsError
+from vs_deblur.errors import OutputError, WeightsError, reason
 
 if TYPE_CHECKING:
     from vs_deblur.convert import Converted

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from vs_deblur.cli._common import ModelSettings, report, still_options
-from vs_deblur.cli._output import OutputFile, reason
+from vs_deblur.cli._output import OutputFile
 from vs_deblur.cli._progress import is_terminal, note, say, status, warn
 from vs_deblur.cli._signals import Stop, graceful
-from vs_deblur.errors import InputError, OutputError, UsageError
+from vs_deblur.errors import InputError, OutputError, UsageError, reason
 from vs_deblur.photofile import (
     MAX_PIXELS,
     SUFFIXES,
@@ -30,6 +29,7 @@ from vs_deblur.photofile import (
 )
 
 if TYPE_CHECKING:
+    from vs_deblur.engine import Progress
     from vs_deblur.hosts.photo import Engine
 
 MARK = "-sharp"  # of the names of outputs beside their inputs
@@ -250,7 +250,7 @@ class Batch:
                 failed += 1
         return failed
 
-    def one(self, source: Source, progress: Callable[[int, int], None], label: str) -> None:
+    def one(self, source: Source, progress: Progress, label: str) -> None:
         """Deblur a picture into its file.
 
         Raises:
@@ -266,22 +266,16 @@ class Batch:
         if done.lost:
             warn(f"{done.path}: not carried over: {', '.join(done.lost)}")
 
-    def _make(self, source: Source, progress: Callable[[int, int], None]) -> Done:
+    def _make(self, source: Source, progress: Progress) -> Done:
         picture = read(source.path, self.max_pixels)
         kind = self.names.kind(picture)
         try:
             check_suits(picture, kind)
         except UsageError as error:
-            raise UsageError(error.what, str(source.path), error.hint) from error
+            raise error.at(str(source.path)) from error
         target = self._open(source, kind)
-        try:
-            with target:
-                lost = self._fill(target, source, picture, kind, progress)
-        except BaseException:
-            # Half a picture is of no use to anybody.
-            with contextlib.suppress(OSError):
-                target.part.unlink()
-            raise
+        with target:
+            lost = self._fill(target, source, picture, kind, progress)
         return Done(target.path, picture.describe(), lost)
 
     def _open(self, source: Source, kind: Format) -> OutputFile:
@@ -303,7 +297,7 @@ class Batch:
                     f"cannot make the folder: {reason(error)}", str(path.parent)
                 ) from error
         inputs = tuple(s.path for s in self.sources)
-        target = OutputFile(path, overwrite=self.overwrite, inputs=inputs)
+        target = OutputFile(path, overwrite=self.overwrite, inputs=inputs, private=True)
         if target.special:
             raise OutputError("output is not a file", str(path))
         return target
@@ -314,7 +308,7 @@ class Batch:
         source: Source,
         picture: Picture,
         kind: Format,
-        progress: Callable[[int, int], None],
+        progress: Progress,
     ) -> list[str]:
         """Deblur and write; what the output lacks."""
         from vs_deblur.hosts.photo import deblur
@@ -327,7 +321,7 @@ class Batch:
                 return []
             return write(sharp, target.part, kind)
         except OutputError as error:
-            raise OutputError(error.what, str(target.path), error.hint) from error
+            raise error.at(str(target.path)) from error
         except OSError as error:
             raise OutputError(f"cannot write: {reason(error)}", str(target.part)) from error
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from vs_deblur.cli._common import ModelSettings, model_options
-from vs_deblur.cli._output import OutputFile, reason
+from vs_deblur.cli._output import OutputFile
 from vs_deblur.cli._progress import Progress, note, warn
 from vs_deblur.cli._signals import current_stop, graceful
 from vs_deblur.cli._sink import Sink
 from vs_deblur.cli._sources import Reading, Source, open_source
-from vs_deblur.errors import InputError, OutputError, Stopped, UsageError
+from vs_deblur.errors import InputError, OutputError, Stopped, UsageError, reason
 from vs_deblur.hosts import y4m
 from vs_deblur.stdout import private_stdout
 

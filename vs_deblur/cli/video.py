@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vs_deblur.cli._common import ModelSettings, model_options
-from vs_deblur.cli._output import OutputFile, reason
+from vs_deblur.cli._output import OutputFile
 from vs_deblur.cli._progress import Progress, note, warn
 from vs_deblur.cli._signals import graceful
-from vs_deblur.errors import InputError, OutputError, Stopped, UsageError
+from vs_deblur.errors import InputError, OutputError, Stopped, UsageError, reason
 
 if TYPE_CHECKING:
     from vs_deblur.encoder import Recipe, Wanted

@@ -6,9 +6,8 @@ channels and metadata go round it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,9 @@ from vs_deblur.photofile import Picture
 from vs_deblur.photofile.convert import straight
 from vs_deblur.photofile.picture import Samples
 
-Progress = Callable[[int, int], None]
+if TYPE_CHECKING:
+    from vs_deblur.engine import Progress
+
 Mask = NDArray[np.bool_]
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from vs_deblur.avpixels import Colour, Layout, Plane, layout, planes_of
 from vs_deblur.avstreams import main_video
-from vs_deblur.errors import InputError
+from vs_deblur.errors import InputError, reason
 from vs_deblur.h273 import MATRICES, UNSPECIFIED, guessed_matrix
 from vs_deblur.pipeline import ClipInfo
 from vs_deblur.wholeness import is_cut_off
@@ -167,7 +167,7 @@ class VideoReader:
         except (av.error.FFmpegError, OSError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"cannot be read as a video: {_text(error)}", self.path) from error
+            raise InputError(f"cannot be read as a video: {reason(error)}", self.path) from error
 
     def _first_frame(self, container: InputContainer, stream: VideoStream) -> VideoFrame:
         import av
@@ -181,7 +181,7 @@ class VideoReader:
                     self._refuse_interlaced("frame 0")
                 return frame
         except (av.error.FFmpegError, OSError) as error:
-            raise InputError(f"frame 0 cannot be decoded: {_text(error)}", self.path) from error
+            raise InputError(f"frame 0 cannot be decoded: {reason(error)}", self.path) from error
         raise InputError("there is no frame in it", self.path)
 
     def _refuse_interlaced(self, what: str) -> None:
@@ -276,7 +276,7 @@ class VideoReader:
                     n += 1
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(
-                f"frame {n} cannot be decoded: {_text(error)}",
+                f"frame {n} cannot be decoded: {reason(error)}",
                 self.path,
                 f"--end {n - 1} keeps the frames before it" if n else None,
             ) from error
@@ -302,11 +302,6 @@ class _Clock:
             pts = 0 if self._last is None else self._last + self._step
         self._last = pts if least is None else max(pts, least)
         return self._last
-
-
-def _text(error: BaseException) -> str:
-    """FFmpeg's or the system's words for an error, without numbers and paths."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def open_video(path: str | Path, *, allow_interlaced: bool = False) -> VideoReader:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import vapoursynth as vs
 
-from vs_deblur.errors import InputError
+from vs_deblur.errors import InputError, reason
 from vs_deblur.pipeline import ClipInfo, MarkedFrame
 from vs_deblur.vspixels import frame_format, guesses
 
@@ -63,7 +63,7 @@ def _evaluate(path: str) -> None:
     try:
         source = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", path) from error
+        raise InputError(f"cannot read: {reason(error)}", path) from error
     module = ModuleType(_NAME)
     module.__file__ = path
     sys.modules[_NAME] = module
@@ -129,7 +129,7 @@ class Script:
                 props,
             )
         except InputError as error:
-            raise InputError(error.what, self.path, error.hint) from None
+            raise error.at(self.path) from None
         except ValueError as error:
             raise InputError(f"the format {fmt.name} is not supported", self.path) from error
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vs_deblur.errors import InputError
+from vs_deblur.errors import InputError, reason
 from vs_deblur.h273 import guessed_matrix
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def open_descriptor(fd: int, name: str) -> BinaryIO:
     try:
         return io.BufferedReader(_Patient(fd, "rb", closefd=False), 1 << 16)
     except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", name) from error
+        raise InputError(f"cannot read: {reason(error)}", name) from error
 
 
 class Y4mReader:
@@ -345,7 +345,7 @@ class Y4mReader:
         try:
             self.header = parse_header(self._header_line())
         except InputError as error:
-            raise InputError(error.what, name, error.hint) from None
+            raise error.at(name) from None
         if self.header.interlacing in ("t", "b", "m") and not allow_interlaced:
             raise InputError(
                 f"the stream is interlaced (I{self.header.interlacing})",
@@ -364,7 +364,7 @@ class Y4mReader:
         try:
             return call()
         except OSError as error:
-            raise InputError(f"cannot read: {error.strerror}", self.name) from error
+            raise InputError(f"cannot read: {reason(error)}", self.name) from error
 
     def _header_line(self) -> bytes:
         # The magic first: a file without newlines is not y4m because of that.

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from vs_deblur.errors import InputError, UsageError
+from vs_deblur.errors import InputError, UsageError, reason
 from vs_deblur.photofile import jpeg, others, png, tiff, webp
 from vs_deblur.photofile.convert import check_suits, suited
 from vs_deblur.photofile.metadata import exif_density, upright
@@ -83,7 +83,7 @@ def read(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
         picture = _read(path, max_pixels)
         upright(picture)
     except InputError as error:
-        raise InputError(error.what, str(path), error.hint) from error
+        raise error.at(str(path)) from error
     return picture
 
 
@@ -102,7 +102,7 @@ def _read(path: Path, max_pixels: int) -> Picture:
             reader = _reader(start)
             data = start + file.read()
     except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}") from error
+        raise InputError(f"cannot be read: {reason(error)}") from error
     except MemoryError:
         raise InputError("the file does not fit into memory") from None
     return reader(data, max_pixels)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vs_deblur.errors import InputError, OutputError
+from vs_deblur.errors import InputError, OutputError, reason
 from vs_deblur.photofile.picture import Samples, as_channels, damaged
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def _overheard(errors: list[str]) -> Iterator[None]:
 
 def plain(error: BaseException) -> str:
     """The text of a library's error in one short line."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return " ".join(text.split())[:120] or type(error).__name__
+    return " ".join(reason(error).split())[:120]
 
 
 def samples(image: Image.Image) -> Samples:
