@@ -912,7 +912,8 @@ def test_the_provenance_is_in_the_file_and_shown(checkpoint: Path, tmp_path: Pat
     assert str(tmp_path) not in str(row["provenance"])
 
 
-STRANGE = ("", "[" * 100_000, "[1]", '{"a\\u001b[2J": {"b": [1, "\\u0007"]}}')
+DEEP = '{"a":' * 900 + "1" + "}" * 900
+STRANGE = ("", DEEP, "[" * 100_000, "[1]", '{"a\\u001b[2J": {"b": [1, "\\u0007"]}}')
 
 
 @pytest.mark.parametrize("value", STRANGE)

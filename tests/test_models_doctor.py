@@ -21,7 +21,7 @@ from vs_deblur.cli import doctor, models
 from vs_deblur.cli.doctor import Check, verdict
 from vs_deblur.errors import DeviceError
 from vs_deblur.weights import sha256_of, shipped
-from vs_deblur_models.registry import build_network
+from vs_deblur_models.registry import ENTRIES, build_network
 
 
 @pytest.fixture
@@ -61,8 +61,10 @@ def damage(path: Path) -> None:
 def test_the_table_of_models(folder: Path) -> None:
     result = invoke(models.command)
     assert result.code == 0
-    head, tiny, other, note = (line.split() for line in result.out.splitlines())
+    head, tiny, other, *without, note, hint = (x.split() for x in result.out.splitlines())
     assert note[0] == "gain:"
+    assert hint[:2] == ["no", "weights:"]
+    assert "`vs-deblur models convert`" in " ".join(hint)
     assert head[:7] == ["name", "kind", "default", "licence", "size", "parameters", "gain"]
     assert head[7:] == ["GFLOP", "640x480"]
     network = build_network("strcnn_dtb_lite", SMALL_LITE)
@@ -71,12 +73,17 @@ def test_the_table_of_models(folder: Path) -> None:
     size = f"{(folder / 'tiny.safetensors').stat().st_size / 1e6:.1f}"
     assert tiny == ["tiny", "video", "yes", "MIT", size, "MB", parameters, "+1.50", "dB", gflop]
     assert other == ["other", "video", "MIT", size, "MB", parameters, "+1.50", "dB", gflop]
+    names = {line[0]: line[1:5] for line in without}
+    assert names.keys() == ENTRIES.keys() - {"strcnn_dtb_lite"}
+    assert names["mscnn"] == ["photo", "-", "no", "weights"]
+    assert names["cnn"][0] == "video"
 
 
 def test_models_that_ship_are_listed() -> None:
     result = invoke(models.command, "--json")
     assert result.code == 0
-    rows = json.loads(result.out)
+    assert invoke(models.command, "list", "--json").out == result.out
+    rows = [row for row in json.loads(result.out) if row["shipped"]]
     assert [r["name"] for r in rows] == list(shipped())
     assert all(r["ok"] and r["parameters"] > 0 and r["bytes"] > 0 for r in rows)
 
@@ -90,7 +97,7 @@ def test_a_damaged_model_is_listed_and_ends_with_5(folder: Path, gone: bool) -> 
     assert "other" in str(result.error)
     assert "damaged" in result.out.splitlines()[2]
     assert "damaged" not in result.out.splitlines()[1]
-    rows = json.loads(invoke(models.command, "--json").out)
+    rows = json.loads(invoke(models.command, "--json").out)[:2]
     assert [r["ok"] for r in rows] == [True, False]
     assert rows[1]["problem"] == str(result.error)
 

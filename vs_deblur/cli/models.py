@@ -17,10 +17,14 @@ from vs_deblur.errors import OutputError, WeightsError, reason
 if TYPE_CHECKING:
     from vs_deblur.convert import Converted
     from vs_deblur.weights import Card, Loaded
+    from vs_deblur_models.registry import Entry
 
 Row = dict[str, Any]
 
 VGA = 640 * 480
+NO_WEIGHTS = (
+    "no weights: not trained yet; `vs-deblur models convert` makes a file of published ones"
+)
 
 
 def _size_of(path: Path) -> int | None:
@@ -33,6 +37,7 @@ def _of_card(card: Card) -> Row:
         "name": card.name,
         "network": card.network,
         "kind": card.kind,
+        "shipped": True,
         "default": card.default,
         "licence": card.licence,
         "path": str(card.path),
@@ -62,15 +67,40 @@ def _of_network(loaded: Loaded) -> Row:
     }
 
 
+def _of_untrained(entry: Entry) -> Row:
+    """A network of which no weights ship."""
+    import torch
+
+    from vs_deblur.weights import Loaded
+    from vs_deblur_models.spec import takes_frames
+
+    with torch.device("meta"):  # shapes without values
+        network = entry.build()
+    return {
+        "name": entry.name,
+        "kind": "video" if takes_frames(network) else "photo",
+        "shipped": False,
+        "paper": entry.paper,
+        **_of_network(Loaded(network, entry.name, Path(), None)),
+    }
+
+
 def listing() -> tuple[list[Row], list[WeightsError]]:
-    """A row for each shipped model, and what is wrong with those whose ``ok`` is false.
+    """A row for each shipped model, then for each network of which no weights ship.
+
+    Returns:
+        the rows, and what is wrong with the shipped models whose ``ok`` is false.
 
     Raises:
         WeightsError: the manifest cannot be read.
     """
     from vs_deblur.weights import load, shipped
 
-    rows, faults = [], []
+    from vs_deblur_models.registry import ENTRIES
+
+    rows: list[Row] = []
+    faults = []
+    known = {card.network for card in shipped().values()}
     for card in shipped().values():
         row = _of_card(card)
         try:
@@ -79,6 +109,7 @@ def listing() -> tuple[list[Row], list[WeightsError]]:
             row |= {"ok": False, "problem": str(error)}
             faults.append(error)
         rows.append(row)
+    rows += [_of_untrained(e) for e in ENTRIES.values() if e.name not in known]
     return rows, faults
 
 
@@ -122,12 +153,14 @@ def _megabytes(size: int | None) -> str:
     return "-" if size is None else f"{size / 1e6:.1f} MB"
 
 
-def _printable(value: object) -> str:
+def _printable(value: object, levels: int = 4) -> str:
     """A value of a stranger's metadata as one line of text without control characters."""
+    if isinstance(value, dict | list) and not levels:
+        return "…"
     if isinstance(value, dict):
-        return ", ".join(f"{_printable(k)} ({_printable(v)})" for k, v in value.items())
+        return ", ".join(f"{_printable(k)} ({_printable(v, levels - 1)})" for k, v in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_printable, value)) or "none"
+        return ", ".join(_printable(v, levels - 1) for v in value) or "none"
     return "".join(c if c.isprintable() else "?" for c in str(value))
 
 
@@ -135,17 +168,18 @@ def _table(rows: list[Row]) -> Iterator[str]:
     titles = ("name", "kind", "default", "licence", "size", "parameters", "gain", "GFLOP 640x480")
     table: list[tuple[str, ...]] = [titles]
     for row in rows:
-        gain = row["mean_gain_db"]
+        gain = row.get("mean_gain_db")
+        is_whole = row.get("ok", True)
         table.append(
             (
                 row["name"],
                 row["kind"],
-                "yes" if row["default"] else "",
-                row["licence"],
-                _megabytes(row["bytes"]),
-                f"{row['parameters']:,}" if row["ok"] else "damaged",
+                "yes" if row.get("default") else "",
+                row.get("licence", "-"),
+                _megabytes(row["bytes"]) if row["shipped"] else "no weights",
+                f"{row['parameters']:,}" if is_whole else "damaged",
                 "-" if gain is None else f"{gain:+.2f} dB",
-                f"{row['gflop_640x480']:.1f}" if row["ok"] else "-",
+                f"{row['gflop_640x480']:.1f}" if is_whole else "-",
             )
         )
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -191,12 +225,18 @@ def _lines(row: Row) -> Iterator[str]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
-    """List the models that ship.
+    """List the models that ship, and the networks that still lack weights.
 
     Gain is the mean over the validation sequences of what PSNR gains over the blurred input.
     """
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        context.invoke(list_models, as_json=as_json)
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_models(as_json: bool) -> None:
+    """The same as `vs-deblur models` alone."""
     rows, faults = listing()
     if as_json:
         click.echo(json.dumps(rows, indent=1))
@@ -204,6 +244,8 @@ def command(context: click.Context, as_json: bool) -> None:
         for line in _table(rows):
             click.echo(line)
         click.echo("gain: PSNR over the blurred input, mean of the validation set (see info NAME)")
+        if not all(row["shipped"] for row in rows):
+            click.echo(NO_WEIGHTS)
     for fault in faults[1:]:
         warn(str(fault))
     if faults:
