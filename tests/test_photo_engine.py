@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.small import save_small, scramble
-from vs_deblur.engine import Deblurrer
+from vs_deblur.engine import Deblurrer, Precision
 from vs_deblur.errors import DeviceError, InputError, WeightsError
 from vs_deblur.tiling import least_patch, patches, round_up
 from vs_deblur.weights import shipped
@@ -30,6 +30,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "photo_lite": {"channels": (4, 6, 8), "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1)},
 }
 
+LAST = {"dmphn": "stacks.0.decoders.0.8.weight"}  # kernels of the output, where not the last
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -39,8 +41,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, config in NETWORKS.items():
         network = scramble(build_network(name, config))
         with torch.no_grad():  # near the middle of the range, where nothing is clipped
-            last = [p for k, p in network.named_parameters() if p.ndim == 4][-1]
-            last.mul_(0.05)
+            last = [k for k, p in network.named_parameters() if p.ndim == 4][-1]
+            network.get_parameter(LAST.get(name, last)).mul_(0.05)
         found[name] = folder / f"{name}.safetensors"
         save_network(network, found[name])
     return found
@@ -263,13 +265,27 @@ def test_what_a_callback_raises_comes_out_as_it_is(
     engine.photo(picture(16, 16, "uint8"))
 
 
-def test_16_bits_stay_16_bits(weights: dict[str, Path]) -> None:
-    """Networks that put out whole pictures are not run in 16-bit floats unless asked for."""
-    for name in NETWORKS:
-        engine = Deblurrer(str(weights[name]), device="cpu", kind="photo")
-        if not engine.spec.is_residual:
-            assert engine.precision == "fp32"
-            assert "round" in engine.precision_reason
+def levels(samples: NDArray[Any]) -> int:
+    """How many different values a plane has."""
+    return len(np.unique(samples[..., 0]))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_16_bit_floats_make_no_steps(
+    weights: dict[str, Path], name: str, precision: Precision
+) -> None:
+    """A ramp keeps its values in networks that put out whole pictures too.
+
+    Cast to bfloat16, values from 0.5 to 1 would be one of 128.
+    """
+    ramp = np.linspace(0.5, 1.0, 32 * 2048) * 65535
+    before = np.repeat(ramp.reshape(32, 2048, 1), 3, axis=2).round().astype(np.uint16)
+    full = Deblurrer(str(weights[name]), device="cpu", precision="fp32").photo(before)
+    half = Deblurrer(str(weights[name]), device="cpu", precision=precision).photo(before)
+    assert levels(half) > 0.5 * levels(full) > 1000
+    error = np.abs(half.astype(float) - full).mean() / 65535
+    assert error < {"bf16": 0.02, "fp16": 0.0025}[precision]  # the weights amplify
 
 
 def test_a_network_that_needs_the_whole_picture_says_when_it_is_cut(

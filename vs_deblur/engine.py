@@ -33,6 +33,7 @@ from vs_deblur.tiling import (
 from vs_deblur.timeline import Output, Plan, stream
 from vs_deblur.weights import load
 from vs_deblur_kernels.planes import PixelFormat, add_rgb, pad_to, to_rgb
+from vs_deblur_models.blocks import cast_
 from vs_deblur_models.spec import NetworkSpec, State, step_of
 
 logger = logging.getLogger(__name__)
@@ -104,34 +105,16 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def check_precision(precision: str) -> None:
-    """Refuse what is no precision.
-
-    Raises:
-        UsageError: by name.
-    """
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision}")
-
-
-def choose_precision(
-    precision: str, device: torch.device, is_residual: bool = True
-) -> tuple[str, str]:
+def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
     """The precision to compute in, and why.
-
-    Args:
-        precision: as asked for.
-        device: where.
-        is_residual: whether the network adds to its input (``spec.is_residual``).
 
     Raises:
         UsageError: no such precision.
     """
-    check_precision(precision)
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision}")
     if precision != "auto":
         return precision, "asked for"
-    if not is_residual:
-        return "fp32", "16-bit floats would round what this network puts out"
     if device.type == "cuda":
         return "fp16", "CUDA device"
     if bf16_is_fast():
@@ -217,16 +200,13 @@ class Deblurrer:
         if tile is not None and tile < 1:
             raise UsageError(f"tile must be 1 or more pixels, got {tile}")
         self.device = choose_device(device)
-        check_precision(precision)
+        self.precision, self.precision_reason = choose_precision(precision, self.device)
         loaded = load(model, kind)
-        self.precision, self.precision_reason = choose_precision(
-            precision, self.device, loaded.network.spec.is_residual
-        )
         self.dtype = _DTYPES[self.precision]
         self.model = loaded.name
         self.card = loaded.card
-        self.network = loaded.network.to(self.device, self.dtype)
-        self.network = self.network.to(memory_format=torch.channels_last)
+        self.network = loaded.network.to(self.device, memory_format=torch.channels_last)
+        cast_(self.network, self.dtype)
         self.spec: NetworkSpec = self.network.spec
         self.strength = float(strength)
         self.plan = Plan(segment, warmup, self.spec.look_behind, self.spec.look_ahead)

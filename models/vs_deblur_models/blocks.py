@@ -10,6 +10,38 @@ from torch import Tensor, nn
 Convolution = nn.Conv2d | nn.ConvTranspose2d
 
 
+class FromPixels(nn.Conv2d):
+    """A convolution that takes pixels: in float32 in a network of any type (see :func:`cast_`).
+
+    bfloat16 tells 128 values between 0.5 and 1, so that a picture cast to it has steps. Features
+    are mixed from many values each: rounded there, errors average out.
+    """
+
+    features: torch.dtype | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) of any type to features of the network's type."""
+        return super().forward(x.to(self.weight.dtype)).to(self.features)
+
+
+class ToPixels(nn.Conv2d):
+    """A convolution that puts out pixels: in float32 in a network of any type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the network's type to (B, C, H, W) float32."""
+        return super().forward(x.to(self.weight.dtype))
+
+
+def cast_(network: nn.Module, dtype: torch.dtype) -> None:
+    """Cast a network in place, but for what touches pixels (:class:`FromPixels`, …)."""
+    for module in network.modules():
+        if isinstance(module, FromPixels):
+            module.features = dtype
+        elif not isinstance(module, ToPixels):
+            for p in module.parameters(recurse=False):
+                p.data = p.data.to(dtype)
+
+
 class ResBlock(nn.Module):
     """``x + conv(relu(conv(x)))``: no batch normalisation and no ReLU after the sum.
 
@@ -31,6 +63,45 @@ class ResBlock(nn.Module):
         """Map (B, C, H, W) to (B, C, H, W)."""
         out: Tensor = x + self.conv2(torch.relu(self.conv1(x)))
         return out
+
+
+class GatedBlock(nn.Module):
+    """The block of NAFNet (Chen, Chu, Zhang, Sun, ECCV 2022, figure 3), without channel attention.
+
+    Two residual branches: a depthwise 3x3 convolution between pointwise ones, then pointwise ones
+    alone. The activation is a product of halves of the channels (SimpleGate), so that no unit can
+    die. The attention is left out: its mean over the picture would tie every tile to all others.
+
+    Args:
+        channels: width of input and output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.expand1 = nn.Conv2d(channels, 2 * channels, 1)
+        self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.reduce1 = nn.Conv2d(channels, channels, 1)
+        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.expand2 = nn.Conv2d(channels, 2 * channels, 1)
+        self.reduce2 = nn.Conv2d(channels, channels, 1)
+        # Zero: the block starts as the identity.
+        self.scale1 = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.scale2 = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H, W)."""
+        a, b = self.depthwise(self.expand1(_normalised(self.norm1, x))).chunk(2, dim=1)
+        x = x + self.scale1 * self.reduce1(a * b)
+        a, b = self.expand2(_normalised(self.norm2, x)).chunk(2, dim=1)
+        out: Tensor = x + self.scale2 * self.reduce2(a * b)
+        return out
+
+
+def _normalised(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """Normalise each pixel's channels; no copy where the channels come last in memory."""
+    out: Tensor = norm(x.permute(0, 2, 3, 1))
+    return out.permute(0, 3, 1, 2)
 
 
 class DynamicTemporalBlending(nn.Module):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vs_deblur_models.blocks import Convolution, ResBlock, draw_kernels_
+from vs_deblur_models.blocks import Convolution, FromPixels, ResBlock, ToPixels, draw_kernels_
 from vs_deblur_models.spec import NetworkSpec
 
 # How a patch of level l is cut for level l + 1: into top and bottom (dimension 2) or left and
@@ -44,7 +44,7 @@ class Encoder(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Conv2d(3, 32, 3, padding=1),
+            FromPixels(3, 32, 3, padding=1),
             ResBlock(32),
             ResBlock(32),
             nn.Conv2d(32, 64, 3, stride=2, padding=1),
@@ -69,7 +69,7 @@ class Decoder(nn.Sequential):
             nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1),
             ResBlock(32),
             ResBlock(32),
-            nn.Conv2d(32, 3, 3, padding=1),
+            ToPixels(32, 3, 3, padding=1),
         )
 
 
@@ -182,7 +182,6 @@ class Dmphn(nn.Module):
             is_tileable=False,
             flops_per_pixel=2.0 * levels * stacks * (full + half / 4 + quarter / 16),
             bytes_per_pixel=4.0 * 280,
-            is_residual=False,
             tile_overlap=192,
         )
 
@@ -195,7 +194,7 @@ class Dmphn(nn.Module):
         Returns:
             (B, 3, H, W) float32.
         """
-        x = (blurred - 0.5).to(next(self.parameters()).dtype)
+        x = blurred - 0.5
         trace: _Trace | None = None
         first: Tensor | None = None
         for stack in self.stacks:
@@ -203,4 +202,4 @@ class Dmphn(nn.Module):
             trace = stack.run(x if trace is None else trace.output, trace, first)
             first = trace.output if first is None else first
         assert trace is not None
-        return trace.output.float() + 0.5
+        return trace.output + 0.5

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vs_deblur_models.blocks import ResBlock
+from vs_deblur_models.blocks import FromPixels, ResBlock, ToPixels
 from vs_deblur_models.spec import NetworkSpec
 
 PYRAMIDS = ("subsample", "average")
@@ -81,7 +81,7 @@ class Mscnn(nn.Module):
         )
         # Number s enlarges what size s + 1 gave, for size s.
         self.enlargements = nn.ModuleList(
-            nn.Conv2d(3, 12, 5, padding=2) for _ in range(config.scales - 1)
+            ToPixels(3, 12, 5, padding=2) for _ in range(config.scales - 1)
         )
 
     def _network(self, inputs: int) -> nn.Sequential:
@@ -89,7 +89,7 @@ class Mscnn(nn.Module):
         c = self.config.channels
         blocks = (ResBlock(c, 5) for _ in range(self.config.blocks))
         return nn.Sequential(
-            nn.Conv2d(inputs, c, 5, padding=2), *blocks, nn.Conv2d(c, 3, 5, padding=2)
+            FromPixels(inputs, c, 5, padding=2), *blocks, ToPixels(c, 3, 5, padding=2)
         )
 
     @property
@@ -111,7 +111,6 @@ class Mscnn(nn.Module):
             is_recurrent=False,
             flops_per_pixel=2.0 * (one * share - 25 * c * 3 * 0.25 ** (scales - 1)),
             bytes_per_pixel=4.0 * (3.3 * c + 12),
-            is_residual=False,
             tile_overlap=128,
         )
 
@@ -131,14 +130,13 @@ class Mscnn(nn.Module):
         pyramid = [blurred.float() - 0.5]
         for _ in range(self.config.scales - 1):
             pyramid.append(reduced(pyramid[-1], self.config.pyramid))
-        dtype = next(self.parameters()).dtype
         found: list[Tensor] = []
         for s in reversed(range(self.config.scales)):
-            x = pyramid[s].to(dtype)
+            x = pyramid[s]
             if found:
                 x = torch.cat((x, F.pixel_shuffle(self.enlargements[s](found[0]), 2)), dim=1)
             found.insert(0, self.networks[s](x))
-        return [out.float() + 0.5 for out in found]
+        return [out + 0.5 for out in found]
 
     def forward(self, blurred: Tensor) -> Tensor:
         """Deblur pictures: (B, 3, H, W) sRGB-encoded 0..1 to the same, float32."""

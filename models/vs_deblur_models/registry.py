@@ -191,7 +191,7 @@ ENTRIES: dict[str, Entry] = {
             "photo_lite",
             "the project's own, for processors without a GPU",
             _build_photo_lite,
-            lambda s: "down.0.weight" in s and "encoders.0.0.conv1.weight" in s,
+            lambda s: "down.0.weight" in s and "encoders.0.0.depthwise.weight" in s,
             _infer_photo_lite,
         ),
     )

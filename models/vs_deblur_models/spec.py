@@ -21,8 +21,6 @@ class NetworkSpec:
         width_multiple_of: another rule for the width; None for the same.
         is_tileable: whether a part of a frame, far enough from the part's border, gives what the
             whole frame gives; otherwise hosts keep frames whole while memory allows.
-        is_residual: whether the network adds to its input, in float32; otherwise it puts out whole
-            pictures, which are as exact as the type of its weights.
         tile_overlap: where the receptive field is too large for a halo: pixels that neighbouring
             tiles share, over which they are blended. None: tiles with a halo, exact.
         minimum: smallest height and width in pixels after padding.
@@ -47,7 +45,6 @@ class NetworkSpec:
     bytes_per_pixel: float
     width_multiple_of: int | None = None
     is_tileable: bool = True
-    is_residual: bool = True
     tile_overlap: int | None = None
 
     @property

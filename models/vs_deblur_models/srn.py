@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vs_deblur_models.blocks import ResBlock, draw_kernels_
+from vs_deblur_models.blocks import FromPixels, ResBlock, ToPixels, draw_kernels_
 from vs_deblur_models.spec import NetworkSpec
 
 SCALES = 3
@@ -98,7 +98,7 @@ class Srn(nn.Module):
         super().__init__()
         self.config = config = config or SrnConfig()
         planes = 3 if config.colour else 1
-        self.encoder1 = nn.Conv2d(2 * planes, 32, 5, padding=2)
+        self.encoder1 = FromPixels(2 * planes, 32, 5, padding=2)
         self.blocks1 = _blocks(32)
         self.encoder2 = _Down(32, 64)
         self.blocks2 = _blocks(64)
@@ -111,7 +111,7 @@ class Srn(nn.Module):
         self.unblocks2 = _blocks(64)
         self.decoder1 = nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1)
         self.unblocks1 = _blocks(32)
-        self.output = nn.Conv2d(32, planes, 5, padding=2)
+        self.output = ToPixels(32, planes, 5, padding=2)
         # Glorot uniform with zero biases; the LSTM's kernel N(0, 0.001) cut at two sigma.
         draw_kernels_(self, lambda layer: nn.init.xavier_uniform_(layer.weight))
         if self.config.lstm:
@@ -143,7 +143,6 @@ class Srn(nn.Module):
             is_recurrent=False,
             flops_per_pixel=2.0 * one * (1 + 1 / 4 + 1 / 16),
             bytes_per_pixel=4.0 * (9 * 32 + 14) * (3 // planes),
-            is_residual=False,
             tile_overlap=192,
         )
 
@@ -179,7 +178,7 @@ class Srn(nn.Module):
             (B, 3, H, W), (B, 3, H/2, W/2), (B, 3, H/4, W/4), float32.
         """
         batch, _, height, width = blurred.shape
-        x = blurred.to(next(self.parameters()).dtype)
+        x = blurred
         if not self.config.colour:
             x = x.reshape(3 * batch, 1, height, width)
         predicted = halved(x, SCALES - 1)
@@ -191,7 +190,7 @@ class Srn(nn.Module):
                 if state is not None:
                     state = (doubled(state[0]), doubled(state[1]))
             predicted, state = self._pass(torch.cat((halved(x, times), predicted), dim=1), state)
-            found.insert(0, predicted.reshape(batch, 3, *predicted.shape[-2:]).float())
+            found.insert(0, predicted.reshape(batch, 3, *predicted.shape[-2:]))
         return found
 
     def forward(self, blurred: Tensor) -> Tensor:

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vs_deblur_models.blocks import DynamicTemporalBlending, ResBlock, initialise_
+from vs_deblur_models.blocks import (
+    DynamicTemporalBlending,
+    FromPixels,
+    ResBlock,
+    ToPixels,
+    initialise_,
+)
 from vs_deblur_models.spec import NetworkSpec, State
 
 
@@ -60,13 +66,16 @@ class Strcnn(nn.Module):
         super().__init__()
         self.config = config = config or StrcnnConfig()
         narrow = 32 if config.feedback else 64
-        self.conv1 = nn.Conv2d(3 * (2 * config.m + 1), 64, 5, padding=2)
+        # A change that is added to the frame in float32 needs no more than its own type.
+        into = nn.Conv2d if config.residual else FromPixels
+        out = nn.Conv2d if config.residual else ToPixels
+        self.conv1 = into(3 * (2 * config.m + 1), 64, 5, padding=2)
         self.conv2 = nn.Conv2d(64, narrow, 3, stride=2, padding=1)
         self.encoder = nn.Sequential(*(ResBlock(64) for _ in range(4)))
         self.dtb = DynamicTemporalBlending(64) if config.blending else None
         self.decoder = nn.Sequential(*(ResBlock(64) for _ in range(4)))
         self.deconv = nn.ConvTranspose2d(64, 64, 4, stride=2, padding=1)
-        self.output = nn.Conv2d(64, 3, 3, padding=1)
+        self.output = out(64, 3, 3, padding=1)
         self.feedback = nn.Conv2d(64, 32, 3, padding=1) if config.feedback else None
         initialise_(self)
         if config.residual:
@@ -91,7 +100,6 @@ class Strcnn(nn.Module):
             look_behind=c.m,
             look_ahead=c.m,
             is_recurrent=c.feedback or c.blending,
-            is_residual=c.residual,
             flops_per_pixel=2.0 * (full + half / 4),
             bytes_per_pixel=4.0 * 64 * 5.2,
         )
@@ -102,7 +110,7 @@ class Strcnn(nn.Module):
         The state is ``(F, h~)``, ``(F,)``, ``(h~,)`` or ``()``, at half size. Without a state F is
         zero and the blend is the identity.
         """
-        x = window.to(self.conv1.weight.dtype)
+        x = window.to(self.conv1.weight.dtype)  # that of pixels, without a residual
         x = torch.relu(self.conv1(x))  # (B, 64, H, W)
         x = torch.relu(self.conv2(x))  # (B, 32, H/2, W/2)
         past = list(state) if state is not None else []

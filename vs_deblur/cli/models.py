@@ -95,7 +95,6 @@ def listing() -> tuple[list[Row], list[WeightsError]]:
         WeightsError: the manifest cannot be read.
     """
     from vs_deblur.weights import load, shipped
-
     from vs_deblur_models.registry import ENTRIES
 
     rows: list[Row] = []
