@@ -6,22 +6,36 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
 
 
 class FromPixels(nn.Conv2d):
-    """A convolution that takes pixels: in float32 in a network of any type (see :func:`cast_`).
+    """A convolution that takes pixels, exactly, in a network of any type (see :func:`cast_`).
 
-    bfloat16 tells 128 values between 0.5 and 1, so that a picture cast to it has steps. Features
-    are mixed from many values each: rounded there, errors average out.
+    bfloat16 tells 128 values between 0.5 and 1, so that a picture cast to it has steps: in 16 bits
+    the picture goes in as two, its rounded values and what rounding left. Features are mixed from
+    many values each: rounded there, errors average out.
     """
 
     features: torch.dtype | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) of any type to features of the network's type."""
-        return super().forward(x.to(self.weight.dtype)).to(self.features)
+        """(B, C, H, W) of the type of the weights to features of the network's type."""
+        if self.features is None or self.features == self.weight.dtype:
+            return super().forward(x)
+        rounded = x.to(self.features)
+        rest = (x - rounded).to(self.features)
+        kernel = self.weight.to(self.features)
+        bias = None if self.bias is None else self.bias.to(self.features)
+        return F.conv2d(
+            torch.cat((rounded, rest), dim=1),
+            torch.cat((kernel, kernel), dim=1),
+            bias,
+            self.stride,
+            self.padding,
+        )
 
 
 class ToPixels(nn.Conv2d):
