@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn import functional as F
 
+from training.optimisers import average_gradients
 from vs_deblur_models.mscnn import MscnnDiscriminator
 
 
@@ -49,10 +49,7 @@ class Adversary:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if world > 1:
-            for p in self.discriminator.parameters():
-                if p.grad is not None:
-                    dist.all_reduce(p.grad)
-                    p.grad /= world
+            average_gradients(self.discriminator, world)
         self.optimiser.step()
         return float(loss.detach())
 

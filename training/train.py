@@ -25,7 +25,7 @@ from torch import distributed as dist
 from training.adversarial import Adversary
 from training.data import PairSequence, Sampler, load_high_speed, load_pairs
 from training.losses import LOSSES, multi_scale, scales_of, weight_penalty
-from training.optimisers import Optimisers
+from training.optimisers import Optimisers, average_gradients
 from training.synthesis import SynthesisConfig
 from vs_deblur.sequences import images
 from vs_deblur.tiling import padded_size
@@ -424,10 +424,7 @@ class Trainer:
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.world > 1:
-            for p in self.network.parameters():
-                if p.grad is not None:
-                    dist.all_reduce(p.grad)
-                    p.grad /= self.world
+            average_gradients(self.network, self.world)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
         if torch.isfinite(norm):  # one bad batch must not cost the run
             self.optimiser.step(recipe.rate(self.step))
