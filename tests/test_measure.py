@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from html.parser import HTMLParser
@@ -33,6 +34,7 @@ from vs_deblur.sequences import (
     split_runs,
     two_folders,
 )
+from vs_deblur.weights import load
 from vs_deblur_kernels.planes import PixelFormat
 
 Image = NDArray[np.uint8]
@@ -394,6 +396,42 @@ def test_the_table(small_weights: Path, tmp_path: Path) -> None:
     assert mean.split()[:2] == ["mean", "3"]
     assert len({len(line.rstrip()) for line in (head, a, b, mean)}) == 1
     assert "3 frames" in result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ((), {"singles": "photo", "walk": "video"}),
+        (("--photos",), "photo"),
+        (("--frames",), "video"),
+    ],
+)
+def test_photos_are_measured_with_the_model_for_photos(
+    small_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    kinds: str | dict[str, str],
+) -> None:
+    """Two weights files stand for the defaults; each row says which one it was made with."""
+    for kind in ("photo", "video"):
+        shutil.copy(small_weights, tmp_path / f"{kind}.safetensors")
+    monkeypatch.setattr(
+        "vs_deblur.engine.load", lambda _, kind: load(str(tmp_path / f"{kind}.safetensors"))
+    )
+    write_pairs(tmp_path / "in" / "singles", ["01", "03"])
+    write_pairs(tmp_path / "in" / "walk", ["0", "1"])
+    result = invoke(command, tmp_path / "in", "--json", "--device", "cpu", *options)
+    assert result.code == 0, result.error
+    answer = json.loads(result.out)
+    found = {row["name"]: row["model"] for row in answer["sequences"]}
+    assert found == (kinds if isinstance(kinds, dict) else dict.fromkeys(found, kinds))
+    assert sorted(answer["models"]) == sorted(set(found.values()))
+    refused = invoke(
+        command, tmp_path / "in", "--model", small_weights, *(options or ("--photos",))
+    )
+    assert refused.code == 2
+    assert "the default model" in str(refused.error)
 
 
 class _Links(HTMLParser):

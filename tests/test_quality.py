@@ -50,6 +50,17 @@ def test_no_sequence_comes_out_worse(deblurrer: Deblurrer, shared: Path, part: s
     assert min(found.values()) >= -0.05, found
 
 
+@pytest.mark.shared
+def test_every_unseen_photo_gets_better(shared: Path) -> None:
+    """Single real pairs of scenes that training never saw, through the model for photos."""
+    photographer = Deblurrer(device="cpu", kind="photo")
+    (sequence,) = pair_folders(shared / "data" / "pairs" / "val" / "gopro_singles_720p")
+    figures = measure(sequence.name, image_runs(sequence), photographer)
+    found = [frame.psnr_after - frame.psnr_before for frame in figures.frames]
+    assert len(found) >= 3
+    assert min(found) > 0.1, found
+
+
 def shaken(frames: int, size: tuple[int, int] = (96, 128)) -> Iterator[tuple[Any, Any]]:
     """A textured scene on an endless loop of camera shake: blurred and sharp uint8 frames."""
     rng = np.random.default_rng(4)

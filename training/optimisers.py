@@ -73,7 +73,7 @@ def average_gradients(network: nn.Module, world: int) -> None:
     flat = torch.cat([g.flatten() for g in grads])
     dist.all_reduce(flat)
     flat /= world
-    for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+    for grad, mean in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
         grad.copy_(mean.view_as(grad))
 
 

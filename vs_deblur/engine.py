@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 Plane = NDArray[Any]
 Progress = Callable[[int, int], None]
 """Told how many tiles of a picture are done, and how many there are."""
+Kind = Literal["video", "photo"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PRECISIONS: tuple[str, ...] = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -193,7 +194,7 @@ class Deblurrer:
         segment: int = 64,
         warmup: int = 8,
         memory: float | None = None,
-        kind: Literal["video", "photo"] = "video",
+        kind: Kind = "video",
     ) -> None:
         if not 0.0 <= strength <= 1.0:
             raise UsageError(f"strength must be 0..1, got {strength:g}")

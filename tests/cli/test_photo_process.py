@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tifffile
 from PIL import Image
 
@@ -55,3 +62,33 @@ def test_errors_are_one_line_with_their_code(run: StartRun, tmp_path: Path) -> N
     help_text = run("photo", "--help").finish()
     assert help_text.code == 0
     assert b"--max-pixels" in help_text.out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory otherwise")
+def test_24_megapixels_within_4_gib(tmp_path: Path) -> None:
+    """A camera's picture of 16 bits through the shipped model, on the processor."""
+    rng = np.random.default_rng(0)
+    samples = np.kron(rng.integers(0, 65536, (500, 750, 3)), np.ones((8, 8, 1), np.int64))
+    tifffile.imwrite(tmp_path / "a.tif", samples.astype(np.uint16), photometric="rgb")
+    del samples
+    main, side = pty.openpty()  # a terminal is told of every tile
+    command = [sys.executable, "-m", "vs_deblur", "photo", str(tmp_path / "a.tif")]
+    process = subprocess.Popen(
+        [*command, "--device", "cpu"], stdout=subprocess.DEVNULL, stderr=side
+    )
+    os.close(side)
+    said = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while chunk := os.read(main, 1 << 16):
+            said += chunk
+    os.close(main)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, said.decode()
+    assert used.ru_maxrss < 4 << 20  # KiB
+    shares = [int(s) for s in re.findall(rb"a\.tif: (\d+) %", said)]
+    assert len(shares) >= 3
+    assert shares == sorted(shares)
+    with tifffile.TiffFile(tmp_path / "a-sharp.tif") as file:
+        assert file.series[0].shape == (4000, 6000, 3)
+        assert file.series[0].dtype == np.uint16

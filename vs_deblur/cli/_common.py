@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -23,7 +23,7 @@ from vs_deblur.cli._progress import note, say, warn
 from vs_deblur.errors import DeblurError, ReaderClosed, Stopped, UsageError, exit_code
 
 if TYPE_CHECKING:
-    from vs_deblur.engine import Deblurrer
+    from vs_deblur.engine import Deblurrer, Kind
 
 _verbose = False
 
@@ -152,9 +152,7 @@ class ModelSettings:
     warmup: int = 8
     scene_threshold: float | None = None
 
-    def deblurrer(
-        self, *, quiet: bool = False, kind: Literal["video", "photo"] = "video"
-    ) -> Deblurrer:
+    def deblurrer(self, *, quiet: bool = False, kind: Kind = "video") -> Deblurrer:
         """Load the model, and say in one line which, where and how.
 
         Args:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vs_deblur.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from vs_deblur.engine import Kind
     from vs_deblur.hosts.video import VideoReader
     from vs_deblur.measuring import Planes, Run
     from vs_deblur.metrics import Image
@@ -24,11 +25,13 @@ class Source:
         name: of the sequence.
         frames: their number, None where it is not known beforehand.
         runs: opens it.
+        kind: "photo" if no two frames follow each other, else "video".
     """
 
     name: str
     frames: int | None
     runs: Callable[[], Iterator[Run]]
+    kind: Kind = "video"
 
 
 def sources(blurred: Path, sharp: Path | None) -> list[Source]:
@@ -59,7 +62,8 @@ def _of_images(sequence: ImageSequence) -> Source:
 
         return image_runs(sequence)
 
-    return Source(sequence.name, sequence.frames, runs)
+    kind: Kind = "photo" if all(len(run) == 1 for run in sequence.runs) else "video"
+    return Source(sequence.name, sequence.frames, runs, kind)
 
 
 def _of_videos(blurred: Path, sharp: Path) -> Source:

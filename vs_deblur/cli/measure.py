@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from vs_deblur.cli._progress import Progress, warn
 from vs_deblur.errors import OutputError, UsageError, reason
 
 if TYPE_CHECKING:
-    from vs_deblur.engine import Deblurrer
+    from vs_deblur.engine import Deblurrer, Kind
     from vs_deblur.measuring import Compared, FrameFigures, SequenceFigures
     from vs_deblur.report import Sample, Samples
 
@@ -125,8 +126,33 @@ def _warn_of_identical(rows: list[Row]) -> None:
 # ----------------------------------------------------------------------------------- the command
 
 
+@dataclass
+class Engines:
+    """The engines that sequences are measured with: "auto" is another model for photos.
+
+    Attributes:
+        settings: how to deblur.
+        kind: the kind of all sequences, None for each one's own.
+    """
+
+    settings: ModelSettings
+    kind: Kind | None
+
+    def __post_init__(self) -> None:
+        self.made: dict[Kind, Deblurrer] = {}
+
+    def of(self, source: Source) -> Deblurrer:
+        """The engine for a sequence, loaded when the first one needs it."""
+        kind = self.kind or source.kind
+        if self.settings.model != "auto":
+            kind = "video"  # one model does both
+        if kind not in self.made:
+            self.made[kind] = self.settings.deblurrer(kind=kind)
+        return self.made[kind]
+
+
 def _measure_all(
-    found: list[Source], deblurrer: Deblurrer, settings: ModelSettings, with_samples: bool
+    found: list[Source], engines: Engines, with_samples: bool
 ) -> tuple[list[SequenceFigures], list[list[Sample]]]:
     from vs_deblur.measuring import measure
     from vs_deblur.report import Samples
@@ -149,8 +175,8 @@ def _measure_all(
             measure(
                 source.name,
                 source.runs(),
-                deblurrer,
-                scene_threshold=settings.scene_threshold,
+                engines.of(source),
+                scene_threshold=engines.settings.scene_threshold,
                 on_frame=on_frame,
             )
         )
@@ -178,7 +204,12 @@ def _write(path: Path, text: str) -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the page if it exists.")
 @click.option("--temporal", is_flag=True, help="Add columns: PSNR of frame differences, pulse.")
-@click.option("--photos", is_flag=True, help="The default model for photos, frame by frame.")
+@click.option(
+    "--photos/--frames",
+    default=None,
+    help="Which model auto is: the one for photos, or the one for frames in a row. [default: for "
+    "photos where no two images have consecutive numbers]",
+)
 @model_options
 def command(
     blurred: Path,
@@ -187,7 +218,7 @@ def command(
     html: Path | None,
     overwrite: bool,
     temporal: bool,
-    photos: bool,
+    photos: bool | None,
     settings: ModelSettings,
 ) -> None:
     """PSNR and SSIM before and after, against sharp frames.
@@ -200,27 +231,32 @@ def command(
     line the mean over sequences. Pulse is the change of the correction across segment borders to
     that elsewhere: 1 is none.
     """
-    if photos and settings.model != "auto":
-        raise UsageError("--photos is about the default model; --model names one")
+    if photos is not None and settings.model != "auto":
+        option = "--photos" if photos else "--frames"
+        raise UsageError(f"{option} is about the default model; --model names one")
     found = sources(blurred, sharp)
     # The page's folder is tried before the work, not after it.
     with OutputFile(html, overwrite=overwrite) if html else nullcontext() as page_file:
-        deblurrer = settings.deblurrer(kind="photo" if photos else "video")
-        figures, shown = _measure_all(found, deblurrer, settings, page_file is not None)
+        engines = Engines(settings, None if photos is None else "photo" if photos else "video")
+        figures, shown = _measure_all(found, engines, page_file is not None)
         if page_file is not None:
             from vs_deblur.report import page
 
-            _write(page_file.part, page(figures, shown, deblurrer.describe()))
+            used = "; ".join(e.describe() for e in engines.made.values())
+            _write(page_file.part, page(figures, shown, used))
     rows = [as_row(f) for f in figures]
     _warn_of_identical(rows)
     if as_json:
+        for row, source in zip(rows, found, strict=True):
+            row["model"] = engines.of(source).model
+        first = engines.of(found[0])
         engine = {
-            "model": deblurrer.model,
-            "device": str(deblurrer.device),
-            "precision": deblurrer.precision,
-            "strength": deblurrer.strength,
-            "segment": deblurrer.plan.segment,
-            "warmup": deblurrer.plan.warmup,
+            "models": [e.model for e in engines.made.values()],
+            "device": str(first.device),
+            "precision": first.precision,
+            "strength": first.strength,
+            "segment": settings.segment,
+            "warmup": settings.warmup,
         }
         result = {**engine, "sequences": rows, "mean": mean_row(rows)}
         click.echo(json.dumps(result, indent=1, allow_nan=False))
