@@ -22,7 +22,8 @@ class FromPixels(nn.Conv2d):
     features: torch.dtype | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) of the type of the weights to features of the network's type."""
+        """(B, C, H, W) of any type to features of the network's type."""
+        x = x.to(self.weight.dtype)
         if self.features is None or self.features == self.weight.dtype:
             return super().forward(x)
         rounded = x.to(self.features)
