@@ -194,7 +194,7 @@ class Deblurrer:
         segment: int = 64,
         warmup: int = 8,
         memory: float | None = None,
-        kind: Literal["video", "photo"] = "video",
+        kind: Literal["video", "photo"] = "video",  # Kind, spelled out for help()
     ) -> None:
         if not 0.0 <= strength <= 1.0:
             raise UsageError(f"strength must be 0..1, got {strength:g}")

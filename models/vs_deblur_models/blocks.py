@@ -40,10 +40,10 @@ class FromPixels(nn.Conv2d):
 
 
 class ToPixels(nn.Conv2d):
-    """A convolution that puts out pixels: in float32 in a network of any type."""
+    """A convolution that puts out pixels: :func:`cast_` leaves it in float32."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of the network's type to (B, C, H, W) float32."""
+        """Features of the network's type to (B, C, H, W) of the weights' (float32 as a rule)."""
         return super().forward(x.to(self.weight.dtype))
 
 

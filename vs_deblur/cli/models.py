@@ -50,13 +50,13 @@ def _of_card(card: Card) -> Row:
     }
 
 
-def _of_network(loaded: Loaded) -> Row:
-    """What the weights themselves tell."""
-    spec = loaded.network.spec
+def _of_network(network: Any) -> Row:
+    """What the network itself tells."""
+    spec = network.spec
     return {
         "network": spec.network,
-        "config": dataclasses.asdict(loaded.network.config),
-        "parameters": sum(p.numel() for p in loaded.network.parameters()),
+        "config": dataclasses.asdict(network.config),
+        "parameters": sum(p.numel() for p in network.parameters()),
         "gflop_640x480": spec.flops_per_pixel * VGA / 1e9,
         "look_behind": spec.look_behind,
         "look_ahead": spec.look_ahead,
@@ -71,7 +71,6 @@ def _of_untrained(entry: Entry) -> Row:
     """A network of which no weights ship."""
     import torch
 
-    from vs_deblur.weights import Loaded
     from vs_deblur_models.spec import takes_frames
 
     with torch.device("meta"):  # shapes without values
@@ -81,7 +80,7 @@ def _of_untrained(entry: Entry) -> Row:
         "kind": "video" if takes_frames(network) else "photo",
         "shipped": False,
         "paper": entry.paper,
-        **_of_network(Loaded(network, entry.name, Path(), None)),
+        **_of_network(network),
     }
 
 
@@ -99,15 +98,16 @@ def listing() -> tuple[list[Row], list[WeightsError]]:
 
     rows: list[Row] = []
     faults = []
-    known = {card.network for card in shipped().values()}
-    for card in shipped().values():
+    cards = shipped().values()
+    for card in cards:
         row = _of_card(card)
         try:
-            row |= _of_network(load(card.name)) | {"ok": True}
+            row |= _of_network(load(card.name).network) | {"ok": True}
         except WeightsError as error:
             row |= {"ok": False, "problem": str(error)}
             faults.append(error)
         rows.append(row)
+    known = {card.network for card in cards}
     rows += [_of_untrained(e) for e in ENTRIES.values() if e.name not in known]
     return rows, faults
 
@@ -136,7 +136,7 @@ def details(model: str) -> tuple[Row, WeightsError | None]:
         loaded = load(model)
     except WeightsError as error:
         return row | {"ok": False, "problem": str(error)}, error
-    return row | _of_network(loaded) | _provenance(loaded) | {"ok": True}, None
+    return row | _of_network(loaded.network) | _provenance(loaded) | {"ok": True}, None
 
 
 def _provenance(loaded: Loaded) -> Row:
