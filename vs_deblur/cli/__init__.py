@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "PSNR and SSIM against a sharp original, before and after.",
     ),
     "models": ("vs_deblur.cli.models", "List the models that ship; convert published ones."),
+    "gimp": ("vs_deblur.cli.gimp", "Install the action for GIMP 3, and examine it."),
     "doctor": ("vs_deblur.cli.doctor", "Show versions, devices and the precision that is used."),
 }
 

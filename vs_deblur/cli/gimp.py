@@ -1,0 +1,245 @@
+"""``vs-deblur gimp …``: the action in GIMP 3, put there, taken away, examined, and its worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from vs_deblur import gimp
+from vs_deblur._version import __version__
+from vs_deblur.bridge import PROTOCOL, Message, ProtocolError, pack, unpack
+from vs_deblur.cli._progress import note
+from vs_deblur.errors import DeblurError, DeviceError, InputError, OutputError, WeightsError
+from vs_deblur.stdout import private_stdout
+
+RESTART = "restart GIMP: the action is in Filters > Enhance > Motion Deblur…"
+_PATIENCE = 120.0  # seconds in which a worker answers; it loads torch and a network meanwhile
+
+
+@click.group()
+def command() -> None:
+    """Install the action for GIMP 3 (Filters > Enhance > Motion Deblur…)."""
+
+
+_profile = click.option(
+    "--profile",
+    "profile",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="A profile of GIMP, e.g. ~/.config/GIMP/3.0. [default: every one that is found]",
+)
+
+
+def _chosen(profile: Path | None) -> list[Path]:
+    """The profile that was named, or all that are there.
+
+    Raises:
+        InputError: none.
+    """
+    if profile is not None:
+        if not profile.is_dir():
+            raise InputError("no such folder", str(profile), "start GIMP once: it makes it")
+        return [profile]
+    found = gimp.profiles()
+    if not found:
+        if gimp.is_snap():
+            raise InputError(
+                "GIMP from Snap may not start other programs",
+                None,
+                "use GIMP from your distribution, Flatpak or AppImage",
+            )
+        places = ", ".join(map(str, gimp.roots(sys.platform, os.environ, Path.home())))
+        raise InputError("no profile of GIMP 3", places, "start GIMP once, or name it: --profile")
+    return found
+
+
+@command.command()
+@_profile
+@click.option(
+    "--model",
+    "models",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A safetensors file of ours to offer beside the shipped models; may be given again.",
+)
+def install(profile: Path | None, models: tuple[Path, ...]) -> None:
+    """Put the action into GIMP's profiles. Run it again after an update of vs-deblur."""
+    chosen = _chosen(profile)
+    settings = gimp.settings_here(models)
+    for each in chosen:
+        click.echo(f"installed {__version__}: {gimp.install(each, settings)}")
+    click.echo(f"it runs {settings.python}")
+    click.echo(RESTART)
+
+
+@command.command()
+@_profile
+def uninstall(profile: Path | None) -> None:
+    """Take the action out of GIMP's profiles."""
+    removed = [folder for each in _chosen(profile) if (folder := gimp.uninstall(each))]
+    for folder in removed:
+        click.echo(f"removed {folder}")
+    click.echo("restart GIMP" if removed else "the action was not installed")
+
+
+# ---------------------------------------------------------------------------- doctor
+
+
+class Client:
+    """Starts a worker as the action does, and asks it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._requests: IO[bytes] = process.stdin
+        self._answers: IO[bytes] = process.stdout
+
+    def _read(self, count: int) -> bytearray:
+        found = self._answers.read(count)
+        if len(found) < count:
+            raise ProtocolError("the worker ended without an answer")
+        return bytearray(found)
+
+    def say(self, kind: str, payload: Any = b"", **fields: Any) -> None:
+        """Send a message."""
+        for part in pack(kind, payload, **fields):
+            self._requests.write(part)
+        self._requests.flush()
+
+    def listen(self) -> Message:
+        """The next answer.
+
+        Raises:
+            ProtocolError: none came, or it was no frame.
+            DeblurError: the worker answered with an error; its class has the error's exit code.
+        """
+        message = unpack(self._read)
+        if message.kind == "error":
+            kinds = {5: WeightsError, 6: DeviceError}
+            raise kinds.get(message.fields.get("code", 1), DeblurError)(message.fields["message"])
+        return message
+
+    def ask(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """Send a message and read its answer."""
+        self.say(kind, **fields)
+        return self.listen().fields
+
+
+@contextmanager
+def worker_of(settings: gimp.Settings) -> Iterator[Client]:
+    """A worker, started as the action starts it; ended at the end.
+
+    Raises:
+        DeviceError: the interpreter cannot be started.
+    """
+    try:
+        process = subprocess.Popen(
+            [settings.python, *settings.argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=gimp.clean_environment(os.environ),
+        )
+    except OSError as error:
+        raise DeviceError(
+            f"the worker cannot be started: {error.strerror}",
+            settings.python,
+            "run `vs-deblur gimp install`",
+        ) from error
+    watchdog = threading.Timer(_PATIENCE, process.kill)
+    watchdog.start()
+    try:
+        yield Client(process)
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _examine(profile: Path) -> Iterator[str]:
+    """What is found in a profile, line by line.
+
+    Raises:
+        DeblurError: something is wrong with it.
+    """
+    folder = gimp.folder_of(profile)
+    version = gimp.installed_version(profile)
+    if version is None:
+        raise DeviceError("the action is not there", str(folder), "run `vs-deblur gimp install`")
+    action = folder / f"{gimp.NAME}.py"
+    if os.name == "posix" and not os.access(action, os.X_OK):
+        raise DeviceError("the action is not executable", str(action), f"chmod +x {action}")
+    yield f"action {version}: {action}"
+    settings = gimp.Settings.read(action.with_suffix(".json"))
+    if {version, settings.version} != {__version__}:
+        raise DeviceError(
+            f"the action is of version {version}, its settings of {settings.version}, vs-deblur "
+            f"is {__version__}",
+            str(folder),
+            "run `vs-deblur gimp install` again",
+        )
+    with worker_of(settings) as worker:
+        hello = worker.ask("hello", protocol=PROTOCOL, version=__version__)
+        yield f"worker {hello['version']}: {' '.join((settings.python, *settings.argv))}"
+        for value, label in settings.models:
+            loaded = worker.ask("load", model=value)
+            yield f"model {label}: {loaded['description']}"
+
+
+@command.command()
+@_profile
+@click.pass_context
+def doctor(context: click.Context, profile: Path | None) -> None:
+    """Examine the action in each profile: files, version, worker, models, device.
+
+    Ends with 0 if all is well, 5 if a model cannot be loaded, 6 if anything else is wrong.
+    """
+    codes = set()
+    for each in _chosen(profile):
+        click.echo(f"{each}:")
+        try:
+            for line in _examine(each):
+                click.echo(f"  ok    {line}")
+        except DeblurError as error:
+            click.echo(f"  fail  {error}")
+            codes.add(5 if isinstance(error, WeightsError) else 6)
+        except OSError as error:  # the worker went away while it was asked
+            click.echo(f"  fail  the worker ended: {error.strerror}")
+            codes.add(6)
+    context.exit(min(codes, default=0))
+
+
+# ---------------------------------------------------------------------------- worker
+
+
+@command.command()
+@click.pass_context
+def worker(context: click.Context) -> None:
+    """The process that the action starts: frames on stdin and stdout (docs/gimp-bridge.md)."""
+    from vs_deblur.cli._allocator import keep_freed_memory
+    from vs_deblur.hosts.photo import deblur
+    from vs_deblur.hosts.worker import Worker
+
+    if sys.stdin is None or os.isatty(0):
+        raise InputError("the worker is started by GIMP", None, "see `vs-deblur gimp install`")
+    keep_freed_memory()
+    note(f"worker {__version__}, process {os.getpid()}")
+    logging.captureWarnings(True)
+    try:
+        with private_stdout() as answers:
+            context.exit(Worker(0, answers, deblur).run())
+    except OSError as error:
+        raise OutputError(f"cannot answer: {error.strerror}") from error
