@@ -783,7 +783,7 @@ class MotionDeblur(Gimp.PlugIn):
             "Take out the blur of a moving camera or subject",
             "A neural network makes the selected layers sharper. It runs in a process of "
             "vs-deblur, which must be installed.",
-            name,
+            None,  # no page of GIMP's manual is about it
         )
         procedure.set_attribution("The vs-deblur authors", "The vs-deblur authors", "2026")
         models = Gimp.Choice.new()

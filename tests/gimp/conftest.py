@@ -32,10 +32,14 @@ def gimp(bare_gimp: Gimp) -> Gimp:
     return bare_gimp
 
 
+def worker(*argv: object, python: str = sys.executable) -> str:
+    """Settings that start a worker of the tests."""
+    return place.Settings(python, tuple(map(str, argv)), "9.9", (("auto", "Automatic"),)).text()
+
+
 def echo(*arguments: object) -> str:
-    """Settings that start a worker of the tests: :mod:`tests.gimp.inside.echo`."""
-    argv = ("-I", str(INSIDE / "echo.py"), *map(str, arguments))
-    return place.Settings(sys.executable, argv, "9.9", (("auto", "Automatic"),)).text()
+    """Settings that start :mod:`tests.gimp.inside.echo`."""
+    return worker("-I", INSIDE / "echo.py", *arguments)
 
 
 @pytest.fixture(scope="module")

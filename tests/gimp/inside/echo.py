@@ -1,6 +1,7 @@
-"""A worker that speaks the protocol and changes nothing, or does one of the things it must not.
+"""A worker that speaks the protocol and changes nothing, or inverts, or does what it must not.
 
-Its arguments are the fault, if any, and a file that takes the memory of whoever started it.
+Its arguments are the manner, if any, and a file that takes a line when it starts and one with the
+memory of whoever started it when it is done.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from pathlib import Path
 HEAD = struct.Struct("<4sIQ")
 BYTES = {"u8": 1, "u16": 2, "f16": 2, "f32": 4}
 
-fault = sys.argv[1] if len(sys.argv) > 1 else ""
-memory = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+manner = sys.argv[1] if len(sys.argv) > 1 else ""
+diary = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+INVERTED = bytes(range(255, -1, -1))
 
 
 def read(count: int) -> bytes:
@@ -39,6 +41,21 @@ def say(kind: str, payload: bytes | memoryview = b"", **fields: object) -> None:
     sys.stdout.buffer.flush()
 
 
+def note(text: str) -> None:
+    if diary is not None:
+        with diary.open("a") as file:
+            file.write(text + "\n")
+
+
+def inverted(samples: bytes, channels: str) -> bytes:
+    """The negative of 8-bit samples, alpha as it is."""
+    result = bytearray(samples.translate(INVERTED))
+    if channels.endswith("a"):
+        count = len(channels)
+        result[count - 1 :: count] = samples[count - 1 :: count]
+    return bytes(result)
+
+
 def peak_of_parent() -> str:
     """The most memory that GIMP's process for the action had so far, kB."""
     status = Path(f"/proc/{os.getppid()}/status").read_text()
@@ -51,31 +68,32 @@ def deblur(fields: dict[str, object]) -> None:
     samples = bytearray()
     while len(samples) < row * height:
         samples += listen()[1]
-        if fault == "killed":
+        if manner == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        if fault == "slow":
-            time.sleep(600)
     left, top, inner, rows = fields["box"]  # type: ignore[misc]
     pixel = row // width
     say("progress", done=1, total=1)
     for first in range(top, top + rows, 256):
         lines = range(first, min(first + 256, top + rows))
         parts = (samples[y * row + left * pixel : y * row + (left + inner) * pixel] for y in lines)
-        say("rows", b"".join(parts))
-    if memory is not None:
-        memory.write_text(peak_of_parent())
+        strip = b"".join(parts)
+        if manner == "invert":
+            strip = inverted(strip, str(fields["channels"]))
+        say("rows", strip)
+    note(peak_of_parent())
     say("done", model="echo", device="cpu", precision="fp32", tiles=1, seconds=0)
 
 
-if fault == "rubbish":
+note("started")
+if manner == "rubbish":
     print("Hello! I am not what you are looking for.")
     sys.stdout.flush()
     time.sleep(600)
 while True:
     fields, _ = listen()
     if fields["type"] == "hello":
-        say("hello", protocol=99 if fault == "version" else 1, version="9.9")
-    elif fields["type"] == "load" and fault == "error":
+        say("hello", protocol=99 if manner == "version" else 1, version="9.9")
+    elif fields["type"] == "load" and manner == "error":
         say("error", message="no such weights (somewhere); get them", code=5, last=False)
     elif fields["type"] == "load":
         say("loaded", model="echo", device="cpu", precision="fp32", margin=40, align=16)

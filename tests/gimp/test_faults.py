@@ -1,0 +1,99 @@
+"""Workers that fail, and a picture that is large, in a real GIMP."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.gimp.conftest import echo, worker
+from tests.gimp.host import INSIDE, Gimp
+from tests.pictures import waves
+from vs_deblur import gimp as place
+from vs_deblur.photofile import Picture, write
+
+AGAIN = "Run `vs-deblur gimp install` in a terminal, and restart GIMP."
+LOG = "Its log is {home}/cache/vs-deblur/gimp.log."
+
+# What is wrong with the worker, and what the message says of it.
+FAULTS = {
+    "nothing is installed": ("does not know where vs-deblur is", AGAIN),
+    "the interpreter is missing": ("cannot be started: No such file", "/gone/python", AGAIN),
+    "the interpreter has no vs-deblur": ("ended unexpectedly (exit code 1)", LOG),
+    "rubbish": ("answered with something else", LOG, AGAIN),
+    "version": ("vs-deblur 9.9 does not fit this action", AGAIN),
+    "error": ("no such weights (somewhere); get them", LOG),
+    "killed": ("ended unexpectedly (exit code -9)", LOG),
+    "no weights": ("weights", LOG),
+}
+
+
+@pytest.fixture(scope="module")
+def found(gimp: Gimp, folder: Path) -> dict[str, Any]:
+    write(Picture(waves(90, 120, 3), 3), folder / "photo.png", "png")
+    real = place.settings_here()
+    # A real worker whose models are gone.
+    lost = (
+        "from vs_deblur import weights; from pathlib import Path;"
+        "weights.weights_folder = lambda: Path('/gone');"
+        "from vs_deblur.cli import main; main(['gimp', 'worker'])"
+    )
+    faults = {
+        "nothing is installed": json.dumps({}),
+        "the interpreter is missing": worker(*real.argv, python="/gone/python"),
+        "the interpreter has no vs-deblur": worker("-I", "-c", "import vs_deblur_is_not_here"),
+        "no weights": worker("-I", "-c", lost),
+    }
+    faults |= {name: echo(name) for name in ("rubbish", "version", "error", "killed")}
+    assert faults.keys() == FAULTS.keys()
+    picture = str(folder / "photo.png")
+    return gimp.script("faults.py", folder, faults=faults, picture=picture)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_said_and_the_image_untouched(
+    found: dict[str, Any], gimp: Gimp, name: str
+) -> None:
+    case = found[name]
+    assert not case["ok"]
+    for words in FAULTS[name]:
+        assert words.format(home=gimp.home) in case["said"]
+    assert case["same"]
+    assert not case["dirty"]
+
+
+def test_the_log_says_what_the_worker_said(found: dict[str, Any], gimp: Gimp) -> None:
+    assert not found["the interpreter has no vs-deblur"]["ok"]
+    log = (gimp.home / "cache" / "vs-deblur" / "gimp.log").read_text()
+    assert "No module named 'vs_deblur_is_not_here'" in log
+
+
+def test_no_worker_is_left(found: dict[str, Any]) -> None:
+    assert len(found) == len(FAULTS)
+    names = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(INSIDE / "echo.py") not in names
+
+
+@pytest.fixture(scope="module")
+def large(gimp: Gimp, folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+    assert found
+    (folder / "result.json").unlink()
+    result = gimp.script("large.py", folder, echo=echo("echo", folder / "diary"))
+    started, peak = (folder / "diary").read_text().split()
+    assert started == "started"
+    return result | {"peak": int(peak) * 1024}
+
+
+def test_24_megapixels_come_back_as_they_went(large: dict[str, Any]) -> None:
+    assert large["ok"], large["said"]
+    assert large["same"]
+
+
+def test_24_megapixels_take_little_memory_in_the_action(large: dict[str, Any]) -> None:
+    samples = 4 * 24_000_000
+    assert np.isfinite(large["peak"])
+    assert large["peak"] < 400e6 + 2 * samples
