@@ -222,8 +222,7 @@ class Worker:
                 message = unpack(self._requests.read)
                 if message.kind == "bye":
                     return 0
-                with self._requests.busy():
-                    self._answer(message)
+                self._answer(message)
         except (Ended, BrokenPipeError):
             return 0
         except ProtocolError as error:  # not understood: what follows cannot be, either
@@ -274,7 +273,8 @@ class Worker:
         self._say("hello", protocol=PROTOCOL, version=__version__)
 
     def _load(self, message: Message) -> None:
-        engine = self._engine(message.fields)
+        with self._requests.busy():
+            engine = self._engine(message.fields)
         self._say(
             "loaded",
             model=engine.model,
@@ -304,8 +304,6 @@ class Worker:
         samples = job.empty()
         self._fill(samples)
         begin = time.monotonic()
-        engine = self._engine(message.fields)
-        engine.strength = job.strength
         picture = Picture(samples, job.colours, "straight" if job.alpha else None)
         tiles = 0
 
@@ -314,7 +312,10 @@ class Worker:
             tiles = total
             self._say("progress", done=done, total=total)
 
-        sharp = self._deblur(picture, engine, progress).samples
+        with self._requests.busy():
+            engine = self._engine(message.fields)
+            engine.strength = job.strength
+            sharp = self._deblur(picture, engine, progress).samples
         left, top, width, height = job.box
         sharp = sharp[top : top + height, left : left + width]
         rows = max(1, STRIP // sharp[:1].nbytes)
