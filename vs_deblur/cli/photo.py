@@ -322,6 +322,8 @@ class Batch:
             return write(sharp, target.part, kind)
         except OutputError as error:
             raise error.at(str(target.path)) from error
+        except InputError as error:
+            raise error.at(str(source.path)) from error
         except OSError as error:
             raise OutputError(f"cannot write: {reason(error)}", str(target.part)) from error
 
