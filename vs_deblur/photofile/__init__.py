@@ -28,8 +28,10 @@ __all__ = [
     "Format",
     "Picture",
     "check_suits",
+    "format_in",
     "format_of",
     "is_picture",
+    "is_raw",
     "read",
     "write",
 ]
@@ -69,6 +71,27 @@ def is_picture(path: Path) -> bool:
     return suffix in _READ_ONLY or any(suffix in known for known in SUFFIXES.values())
 
 
+def is_raw(path: Path) -> bool:
+    """Whether a name is that of a camera's raw file."""
+    return path.suffix.lower() in others.RAW_SUFFIXES
+
+
+def format_in(path: Path) -> Format | None:
+    """What a file begins as; None for what is only read, or cannot be."""
+    try:
+        with path.open("rb") as file:
+            reader = _reader(file.read(64))
+    except (OSError, InputError):
+        return None
+    known: dict[Callable[[bytes, int], Picture], Format] = {
+        jpeg.read: "jpeg",
+        png.read: "png",
+        tiff.read: "tiff",
+        webp.read: "webp",
+    }
+    return known.get(reader)
+
+
 def read(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture file. The samples are upright, whatever its orientation.
 
@@ -86,7 +109,7 @@ def read(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 def _read(path: Path, max_pixels: int) -> Picture:
-    if path.suffix.lower() in others.RAW_SUFFIXES:
+    if is_raw(path):
         raise tiff.raw_file(path.suffix[1:].upper())
     try:
         if not path.exists():
