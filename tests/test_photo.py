@@ -29,7 +29,9 @@ from tests.pictures import (
 )
 from vs_deblur.errors import UsageError
 from vs_deblur.hosts.photo import deblur, fill
-from vs_deblur.photofile import Picture, check_suits, read, write
+from vs_deblur.photofile import Picture, check_suits, ifd, read, write
+from vs_deblur.photofile.metadata import exif_density
+from vs_deblur.photofile.picture import Density, Metadata
 from vs_deblur.photofile.png import chunks
 
 EXTRAS = {1: None, 2: ("unassalpha",), 3: None, 4: ("unassalpha",), 5: ("unassalpha", 0)}
@@ -741,3 +743,203 @@ def test_grey_with_alpha_as_webp(tmp_path: Path) -> None:
     write(Picture(picture, 1, "straight"), tmp_path / "out.webp", "webp")
     with Image.open(tmp_path / "out.webp") as image:
         assert np.array_equal(np.asarray(image), picture[..., [0, 0, 0, 1]])
+
+
+def test_a_profile_of_grey_does_not_go_with_webp_which_has_colours(tmp_path: Path) -> None:
+    grey = PROFILE[:16] + b"GRAY" + PROFILE[20:]
+    profile = segment(0xE2, b"ICC_PROFILE\0\1\1" + grey)
+    source = save(tmp_path / "in.jpg", jpeg(waves(9, 9, 1), profile))
+    lost = through(source, tmp_path / "out.webp", "webp")
+    assert lost == ["ICC profile (of grey, which WebP stores as RGB)"]
+    assert read(tmp_path / "out.webp").meta.icc is None
+    for kind in ("jpeg", "png", "tiff"):
+        assert through(source, tmp_path / "out", kind) == []
+        assert read(tmp_path / "out").meta.icc == grey
+    colours = save(tmp_path / "rgb.jpg", jpeg(waves(9, 9, 3), profile))  # not ours to judge
+    assert through(colours, tmp_path / "out.webp", "webp") == []
+
+
+# ---------------------------------------------------------------------------- left behind
+
+OTHERS: dict[str, tuple[Any, ...]] = {
+    "png": ("jpeg", "tiff", "webp"),
+    "jpeg": ("png", "tiff", "webp"),
+    "tiff": ("jpeg", "png", "webp"),
+}
+DISPLAY_P3, SRGB = b"\x0c\x0d\0\1", b"\x01\x0d\0\1"
+SRGB_POINTS = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+WIDE_POINTS = struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)
+A_PROFILE = (b"iCCP", b"a\0\0" + zlib.compress(PROFILE))
+
+
+@pytest.mark.parametrize(
+    ("chunks_", "lost"),
+    [
+        ([(b"gAMA", struct.pack(">I", 100000))], ["gamma and primaries (gAMA)"]),
+        ([(b"gAMA", struct.pack(">I", 45454)), (b"cHRM", WIDE_POINTS)], ["primaries (cHRM)"]),
+        ([(b"gAMA", struct.pack(">I", 45454)), (b"cHRM", SRGB_POINTS)], []),
+        ([(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 45455))], []),
+        ([(b"gAMA", struct.pack(">I", 100000)), A_PROFILE], []),
+        ([(b"cICP", SRGB)], []),
+        ([(b"cICP", DISPLAY_P3), A_PROFILE], ["code points of its colours"]),
+        ([(b"cICP", SRGB), (b"cLLI", bytes(8))], ["light levels (cLLI)"]),
+        ([(b"iCCP", b"a\0\0none")], ["ICC profile (damaged)"]),
+        ([(b"tEXt", b"Author\0me"), (b"zTXt", b"Title\0\0x")], ["text of PNG (Author, Title)"]),
+        ([(b"vpAg", b"private")], ["chunks of PNG (vpAg)"]),
+        ([(b"bKGD", bytes(6))], []),
+    ],
+)
+def test_what_only_png_has_is_said_to_be_left_behind(
+    tmp_path: Path, chunks_: list[tuple[bytes, bytes]], lost: list[str]
+) -> None:
+    source = save(tmp_path / "in.png", png(waves(9, 9, 3), *chunks_))
+    assert through(source, tmp_path / "out.png", "png") == []
+    for kind in OTHERS["png"]:
+        said = through(source, tmp_path / "out", kind)
+        assert len(said) == len(lost)
+        assert all(part in text for part, text in zip(lost, said, strict=True))
+
+
+def test_colours_that_only_png_can_tell_stay_in_png(tmp_path: Path) -> None:
+    source = save(tmp_path / "in.png", png(waves(9, 9, 3, np.uint16), (b"cICP", DISPLAY_P3)))
+    assert through(source, tmp_path / "out.png", "png") == []
+    assert (b"cICP", DISPLAY_P3) in list(chunks((tmp_path / "out.png").read_bytes()))
+    for kind in OTHERS["png"]:
+        with pytest.raises(UsageError, match=r"cannot say what the colours are.*--format png"):
+            check_suits(read(source), kind)
+        with pytest.raises(UsageError):
+            through(source, tmp_path / "none", kind)
+    assert not (tmp_path / "none").exists()
+
+
+def test_xmp_of_png_that_does_not_inflate(tmp_path: Path) -> None:
+    damaged = (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + b"this is not zlib")
+    source = save(tmp_path / "in.png", png(waves(9, 9, 3), damaged))
+    assert through(source, tmp_path / "out.png", "png") == []
+    assert damaged in list(chunks((tmp_path / "out.png").read_bytes()))
+    for kind in OTHERS["png"]:
+        assert through(source, tmp_path / "out", kind) == ["XMP (damaged)"]
+
+
+def test_what_only_jpeg_has_is_said_to_be_left_behind(tmp_path: Path) -> None:
+    parts = [
+        segment(0xFE, b"a comment"),
+        segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + bytes(40) + XMP),
+        segment(0xEC, b"Ducky"),
+    ]
+    source = save(tmp_path / "in.jpg", jpeg(waves(9, 9, 3), *parts))
+    assert through(source, tmp_path / "out.jpg", "jpeg") == []
+    assert all(part in (tmp_path / "out.jpg").read_bytes() for part in parts)
+    for kind in OTHERS["jpeg"]:
+        lost = through(source, tmp_path / "out", kind)
+        assert lost == ["the comment", "extended XMP", "segments of JPEG (APP12)"]
+
+
+def test_colorimetry_of_tiff_is_kept(tmp_path: Path) -> None:
+    white, primaries = (3127, 10000, 329, 1000), (64, 100, 33, 100, 3, 10, 6, 10, 15, 100, 6, 100)
+    table = tuple(range(0, 65536, 257))
+    tags = [
+        (318, 5, 2, white, True),
+        (319, 5, 6, primaries, True),
+        (301, 3, 256, table, True),
+    ]
+    source = tiff(tmp_path / "in.tif", waves(9, 9, 3), extratags=tags)
+    assert through(source, tmp_path / "out.tif", "tiff") == []
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        found = first(file).tags
+        assert tuple(found[318].value) == white
+        assert tuple(found[319].value) == primaries
+        assert tuple(found[301].value) == table
+    for kind in OTHERS["tiff"]:
+        assert through(source, tmp_path / "out", kind) == [
+            "the transfer function (tag 301 of TIFF)"
+        ]
+        with Image.open(tmp_path / "out") as image:
+            assert image.getexif()[318] == (0.3127, 0.329)
+            assert 301 not in image.getexif()
+
+
+def test_a_transfer_function_of_other_bits_is_left_behind(tmp_path: Path) -> None:
+    picture = np.arange(64, dtype=np.uint8).reshape(8, 8) % 2
+    tags = [(301, 3, 2, (0, 65535), True)]
+    tifffile.imwrite(tmp_path / "in.tif", picture.astype(bool), extratags=tags)
+    lost = through(tmp_path / "in.tif", tmp_path / "out.tif", "tiff")
+    assert lost == ["the transfer function (it is of other bits)"]
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert 301 not in first(file).tags
+
+
+def test_a_transparency_mask_of_tiff_is_said_to_be_left_behind(tmp_path: Path) -> None:
+    for kind, side, lost in (
+        (4, 32, ["the transparency mask (a page of its own)"]),
+        (5, 8, []),  # that of a smaller copy goes with it
+    ):
+        with tifffile.TiffWriter(tmp_path / "in.tif") as file:
+            file.write(waves(32, 32, 3), photometric="rgb")
+            file.write(waves(8, 8, 3), photometric="rgb", subfiletype=1)
+            file.write(np.ones((side, side), bool), subfiletype=kind, photometric="mask")
+        assert through(tmp_path / "in.tif", tmp_path / "out.tif", "tiff") == lost
+
+
+# ---------------------------------------------------------------------------- density
+
+
+def density_of(path: Path) -> tuple[float, float, str] | None:
+    meta = read(path).meta
+    found = meta.density
+    if found is None and meta.exif is not None:
+        found = exif_density(meta.exif)
+    return None if found is None else (found.x, found.y, found.unit)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "tiff", "webp"])
+@pytest.mark.parametrize(
+    ("density", "held_by"),
+    [
+        (Density(2**31 - 1, 2**31 - 1, "metre"), ("png", "tiff", "webp")),
+        (Density(2**32 - 1, 1, "metre"), ("png", "tiff", "webp")),
+        (Density(2**32 - 1, 2**32 - 1, "cm"), ("tiff", "webp")),
+        (Density(70000, 70000, "inch"), ("png", "tiff", "webp")),
+        (Density(0.25, 0.25, "inch"), ("png", "tiff", "webp")),
+        (Density(1e-9, 1e-9, "inch"), ()),
+        (Density(float("inf"), 300, "inch"), ()),
+        (Density(1e300, 1e300, "none"), ()),
+    ],
+)
+def test_odd_densities_are_held_or_said_to_be_lost(
+    tmp_path: Path, kind: Any, density: Density, held_by: tuple[str, ...]
+) -> None:
+    picture = Picture(waves(9, 9, 3), 3, meta=Metadata(density=density))
+    lost = write(picture, tmp_path / "out", kind)
+    found = density_of(tmp_path / "out")
+    if kind in held_by:
+        assert lost == []
+        assert found is not None
+        expected = density.to(found[2])  # type: ignore[arg-type]
+        assert found[:2] == pytest.approx((expected.x, expected.y), rel=0.02, abs=0.5)
+    else:
+        assert len(lost) == 1
+        assert lost[0].startswith("density of")
+        assert found in (None, (1, 1, "none"))
+
+
+def test_densities_that_once_ended_the_batch(tmp_path: Path) -> None:
+    odd = (b"pHYs", struct.pack(">IIB", 2**31 - 1, 2**31 - 1, 1))
+    for kind in OTHERS["png"]:
+        through(save(tmp_path / "in.png", png(waves(9, 9, 3), odd)), tmp_path / "out", kind)
+    source = tiff(
+        tmp_path / "in.tif", waves(9, 9, 3), resolution=(2**32 - 1, 2**32 - 1), resolutionunit=3
+    )
+    lost = through(source, tmp_path / "out", "png")
+    assert lost == ["density of 4.29497e+11 x 4.29497e+11 pixels per metre (PNG cannot hold it)"]
+    assert through(source, tmp_path / "out.tif", "tiff") == []
+    assert density_of(tmp_path / "out.tif") == (2**32 - 1, 2**32 - 1, "cm")
+
+
+def test_a_density_without_a_place_in_exif_is_said_to_be_lost(tmp_path: Path) -> None:
+    block = ifd.write_block({271: ifd.Entry(2, 6, b"Maker\0")}, ifd.Layout("<"))
+    extra = [(b"eXIf", block), (b"pHYs", struct.pack(">IIB", 11811, 11811, 1))]
+    source = save(tmp_path / "in.png", png(waves(9, 9, 3), *extra))
+    lost = through(source, tmp_path / "out.webp", "webp")
+    assert lost == ["density (WebP has room for it in EXIF only)"]
+    assert read(tmp_path / "out.webp").meta.exif == block

@@ -20,7 +20,7 @@ from PIL import Image, ImageFile
 
 from tests.pictures import PROFILE, XMP, exif, ffmpeg, jpeg, png, segment, waves
 from vs_deblur.errors import InputError
-from vs_deblur.photofile import read
+from vs_deblur.photofile import read, write
 from vs_deblur.photofile.png import SIGNATURE, chunk
 
 
@@ -261,6 +261,76 @@ def test_jpeg_of_12_bits_is_refused(tmp_path: Path) -> None:
     at = data.rindex(b"\xff\xc0") + 4
     with pytest.raises(InputError, match="JPEG files of 12 bits"):
         read(written(tmp_path / "a.jpg", data[:at] + b"\x0c" + data[at + 1 :]))
+
+
+@pytest.mark.parametrize("missing", ["compression", "imagecodecs"])
+def test_compressions_that_need_more_are_not_called_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    data = bytearray(tiff(waves(9, 9, 3, np.uint16), photometric="rgb"))
+    at = int.from_bytes(data[4:8], "little")
+    for entry in range(at + 2, at + 2 + 12 * int.from_bytes(data[at : at + 2], "little"), 12):
+        if int.from_bytes(data[entry : entry + 2], "little") == 259:
+            data[entry + 8 : entry + 10] = struct.pack("<H", 50000)
+
+    def decode(*_: Any, **__: Any) -> Any:
+        raise ModuleNotFoundError(f"No module named {missing!r}")
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", decode)
+    with pytest.raises(InputError, match="Zstandard compression") as caught:
+        read(written(tmp_path / "a.tif", bytes(data)))
+    assert "pip install imagecodecs" in str(caught.value)
+    assert "damaged" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------- not thought of
+
+
+@pytest.mark.parametrize(
+    "error", [struct.error("no"), OverflowError("no"), ValueError("no"), OSError("no"), KeyError(1)]
+)
+def test_what_a_codec_raises_is_an_error_of_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    path = written(tmp_path / "a.png", samples()["png"])
+    picture = read(path)
+    monkeypatch.setattr("vs_deblur.photofile.png.read", fail)
+    with pytest.raises(InputError, match="the picture cannot be read") as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert type(error).__name__ in str(caught.value)
+    monkeypatch.setattr("vs_deblur.photofile.jpeg.write", fail)
+    # The system's own errors are those of the output.
+    expected = OSError if isinstance(error, OSError) else InputError
+    with pytest.raises(expected):
+        write(picture, tmp_path / "b.jpg", "jpeg")
+
+
+def test_memory_that_is_used_up_is_no_fault_of_a_codec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise MemoryError
+
+    path = written(tmp_path / "a.png", samples()["png"])
+    picture = read(path)
+    monkeypatch.setattr("vs_deblur.photofile.png.read", fail)
+    monkeypatch.setattr("vs_deblur.photofile.png.write", fail)
+    with pytest.raises(MemoryError):
+        read(path)
+    with pytest.raises(MemoryError):
+        write(picture, tmp_path / "b.png", "png")
+
+
+def test_what_an_encoder_refuses_is_an_error_of_the_picture(tmp_path: Path) -> None:
+    picture = read(written(tmp_path / "a.png", samples()["png"]))
+    picture.meta.exif = b"x" * 5
+    picture.samples = picture.samples[:0]
+    with pytest.raises(InputError):
+        write(picture, tmp_path / "b.jpg", "jpeg")
 
 
 # ---------------------------------------------------------------------------- too large

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.cli.conftest import StartRun
 from tests.pictures import PROFILE, exif, jpeg, png, segment, waves
+from vs_deblur.cli._common import ModelSettings
 
 CPU = ("--device", "cpu", "--precision", "fp32")
 
@@ -35,6 +36,7 @@ def test_photos_through_a_network(run: StartRun, small_weights: Path, tmp_path: 
     assert result.out == b""
     assert len(result.errors) == 2  # the bad file, and the last word
     assert "on cpu" in result.err
+    assert result.err.count("was made for video") == 1
     assert "done: 3 of 4 photos" in result.err
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.jpg", "c.tif"]
     again = run("photo", tmp_path / "out" / "a.png", "--strength", 0).finish()
@@ -62,6 +64,18 @@ def test_errors_are_one_line_with_their_code(run: StartRun, tmp_path: Path) -> N
     help_text = run("photo", "--help").finish()
     assert help_text.code == 0
     assert b"--max-pixels" in help_text.out
+
+
+def test_tiles_smaller_than_the_network_can_are_said_to_be_larger(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for tile, raised in ((100, True), (5000, False)):
+        settings = ModelSettings(device="cpu", precision="fp32", tile=tile)
+        deblurrer = settings.deblurrer(kind="photo")
+        said = capsys.readouterr().err
+        assert (f"pixels instead of {tile}: photo_lite needs at least these" in said) == raised
+        assert "video" not in said
+        assert deblurrer.spec.tile_overlap is not None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory otherwise")

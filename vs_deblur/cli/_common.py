@@ -178,7 +178,23 @@ class ModelSettings:
         )
         if not quiet:
             note(deblurrer.describe())
+            _remark(deblurrer, self.tile, kind)
         return deblurrer
+
+
+def _remark(deblurrer: Deblurrer, tile: int | None, kind: Kind) -> None:
+    """Say what is otherwise than it may have been meant."""
+    from vs_deblur.tiling import least_patch
+    from vs_deblur_models.spec import takes_frames
+
+    spec = deblurrer.spec
+    least = spec.multiple_of
+    if spec.tile_overlap is not None:
+        least = least_patch(spec.tile_overlap, spec.multiple_of)
+    if tile is not None and tile < least:
+        note(f"tiles of {least} pixels instead of {tile}: {deblurrer.model} needs at least these")
+    if kind == "photo" and takes_frames(deblurrer.network):
+        warn(f"{deblurrer.model} was made for video: it hardly finds blur in single pictures")
 
 
 _STILL_OPTIONS: tuple[Callable[[Any], Any], ...] = (
@@ -209,7 +225,7 @@ _STILL_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         default=None,
         type=click.IntRange(min=1),
         metavar="PIXELS",
-        help="Largest size computed at once. [default: by memory]",
+        help="Largest size computed at once; at least what the network needs. [default: by memory]",
     ),
 )
 

@@ -79,6 +79,8 @@ class OutputFile:
             os.close(os.open(self.part, self._mode, 0o666))
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                if folder.is_dir():  # one of the system's, like /proc
+                    raise OutputError("no files can be made in this folder", str(folder)) from error
                 raise OutputError("no such folder", str(folder), "create it first") from error
             raise OutputError(f"cannot write: {reason(error)}", str(folder)) from error
 

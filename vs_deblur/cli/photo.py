@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -22,8 +25,10 @@ from vs_deblur.photofile import (
     Format,
     Picture,
     check_suits,
+    format_in,
     format_of,
     is_picture,
+    is_raw,
     read,
     write,
 )
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
     from vs_deblur.hosts.photo import Engine
 
 MARK = "-sharp"  # of the names of outputs beside their inputs
+_SLASHES = tuple(s for s in (os.sep, os.altsep) if s)
+_ALIASES: dict[str, Format] = {"jpg": "jpeg", "tif": "tiff"}
 
 
 @dataclass(frozen=True)
@@ -52,58 +59,110 @@ class Source:
 
 
 def find(
-    inputs: Iterable[Path], *, recursive: bool = False, beside: bool = True
+    inputs: Iterable[Path], *, recursive: bool = False, output: Path | None = None
 ) -> tuple[list[Source], list[InputError]]:
     """The files that are meant: those named, and the pictures in the folders named.
 
-    Of a folder, hidden files, raw files of cameras and, if outputs go beside inputs, outputs of an
-    earlier run are left out.
+    Of a folder, hidden files, raw files of cameras and outputs of an earlier run are left out:
+    ``a-sharp.jpg`` beside an ``a``, and the folder that outputs go to.
 
     Args:
         inputs: files and folders.
         recursive: look into folders in folders as well.
-        beside: whether outputs go beside inputs.
+        output: where outputs go.
 
     Returns:
         the files, each once; and what is wrong with folders that cannot be read or hold no picture.
     """
+    search = Search(recursive, output)
     found: dict[Path, Source] = {}
-    errors = []
     for path in inputs:
+        for source in search.files_of(path):
+            found.setdefault(source.path, source)
+    return list(found.values()), search.errors
+
+
+class Search:
+    """A search for pictures in folders.
+
+    Args:
+        recursive: look into folders in folders as well.
+        output: a folder that is not looked into from one above it.
+
+    Attributes:
+        errors: what is wrong with folders; the others are gone on with.
+    """
+
+    def __init__(self, recursive: bool, output: Path | None) -> None:
+        self._recursive, self._output = recursive, output
+        self.errors: list[InputError] = []
+        self._raw = 0
+
+    def files_of(self, path: Path) -> list[Source]:
+        """What is meant by a file or folder."""
+        if not _is_folder(path):
+            return [Source(path)]
+        before, self._raw = len(self.errors), 0
+        inside = self._pictures_in(path)
+        if not inside and len(self.errors) == before:
+            self.errors.append(self._nothing(path))
+        return inside
+
+    def _nothing(self, folder: Path) -> InputError:
+        if self._raw:
+            return InputError(
+                f"no pictures in this folder but {self._raw} raw files of cameras, which are left"
+                " out",
+                str(folder),
+                "develop them into TIFF files of 16 bits first",
+            )
+        hint = None if self._recursive else "--recursive looks into the folders in it as well"
+        return InputError("no pictures in this folder", str(folder), hint)
+
+    def _pictures_in(self, folder: Path) -> list[Source]:
         try:
-            for source in _files_of(path, recursive=recursive, beside=beside):
-                found.setdefault(source.path, source)
-        except InputError as error:
-            errors.append(error)
-    return list(found.values()), errors
+            names = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+            pictures = [p for p in names if is_picture(p) and p.is_file()]
+            folders = [p for p in names if p.is_dir() and not p.is_symlink()]
+        except OSError as error:
+            self.errors.append(InputError(f"cannot be read: {reason(error)}", str(folder)))
+            return []
+        self._raw += sum(map(is_raw, names))
+        stems = {p.stem for p in pictures}
+        found = [
+            Source(p)
+            for p in pictures
+            if not (p.stem.endswith(MARK) and p.stem.removesuffix(MARK) in stems)
+        ]
+        for path in folders if self._recursive else ():
+            if self._output is None or not _are_same(path, self._output):
+                found += [
+                    Source(s.path, Path(path.name) / s.under) for s in self._pictures_in(path)
+                ]
+        return found
 
 
-def _files_of(path: Path, *, recursive: bool, beside: bool) -> list[Source]:
-    if not path.is_dir():
-        return [Source(path)]
-    inside = list(_pictures_in(path, recursive=recursive, beside=beside))
-    if not inside:
-        hint = None if recursive else "--recursive looks into the folders in it as well"
-        raise InputError("no pictures in this folder", str(path), hint)
-    return inside
+def _is_folder(path: Path) -> bool:
+    """Whether it is one; not if nobody can tell."""
+    with contextlib.suppress(OSError):
+        return path.is_dir()
+    return False
 
 
-def _pictures_in(folder: Path, *, recursive: bool, beside: bool) -> Iterator[Source]:
-    try:
-        names = sorted(folder.iterdir())
-    except OSError as error:
-        raise InputError(f"cannot be read: {reason(error)}", str(folder)) from error
-    pictures = [p for p in names if is_picture(p) and not p.name.startswith(".") and p.is_file()]
-    stems = {p.stem for p in pictures}
-    for path in pictures:
-        made_by_us = path.stem.endswith(MARK) and path.stem.removesuffix(MARK) in stems
-        if not (beside and made_by_us):
-            yield Source(path)
-    if recursive:
-        for path in names:
-            if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
-                for source in _pictures_in(path, recursive=True, beside=beside):
-                    yield Source(source.path, Path(path.name) / source.under)
+def _file_id(path: Path) -> tuple[int, int] | None:
+    """What tells a file from all others; None if it is no file, or not there."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        if stat.S_ISREG(found.st_mode):
+            return found.st_dev, found.st_ino
+    return None
+
+
+def _are_same(a: Path, b: Path) -> bool:
+    """Whether two names are of one file or folder that is there."""
+    with contextlib.suppress(OSError):
+        return a.samefile(b)
+    return False
 
 
 @dataclass(frozen=True)
@@ -120,13 +179,13 @@ class Naming:
     is_folder: bool
     format: Format | None
 
-    def kind(self, picture: Picture) -> Format:
+    def kind(self, source: Format | None) -> Format:
         """The format of the output: as asked for; else that of the source, or PNG."""
         if self.format is not None:
             return self.format
         if self.output is not None and not self.is_folder:
             return format_of(self.output)
-        return picture.format or "png"
+        return source or "png"
 
     def target(self, source: Source, kind: Format) -> Path:
         """The output's path: the input's name, its suffix too if that is one of the format."""
@@ -140,30 +199,51 @@ class Naming:
         return self.output / source.under / f"{source.path.stem}{suffix}"
 
 
-def naming(output: Path | None, kind: str | None, *, many: bool) -> Naming:
+def naming(asked: str | None, kind: Format | None, *, many: bool) -> Naming:
     """Settle where outputs go.
 
     Args:
-        output: as asked for.
+        asked: the output as asked for: a folder that is there or ends in a slash; a file; for many
+            pictures a folder too if it has no suffix. It is made when the first picture goes there.
         kind: the format asked for.
         many: whether there may be several outputs.
 
     Raises:
         UsageError: one file for many pictures, or a suffix of another format, or of none.
-        OutputError: no such folder.
+        OutputError: there is no folder in which the folder could be made.
     """
-    wanted = cast("Format | None", kind)
-    if output is None or output.is_dir():
-        return Naming(output, output is not None, wanted)
-    if many and output.exists():
-        raise UsageError("several pictures need a folder to go to", str(output))
-    if many or not (output.suffix or wanted or output.exists()):
-        raise OutputError("no such folder", str(output), "create it first")
-    if wanted is None:
+    if asked is None:
+        return Naming(None, False, kind)
+    output = Path(asked)
+    if _is_folder(output):
+        return Naming(output, True, kind)
+    if asked == "-":
+        raise UsageError("photos are not written to standard output", None, "name a file or folder")
+    if asked.endswith(_SLASHES) or (many and not output.suffix and not os.path.lexists(output)):
+        if not _is_folder(output.parent):
+            raise OutputError("no such folder", str(output.parent), "create it first")
+        return Naming(output, True, kind)
+    if many:
+        hint = None if os.path.lexists(output) else "end it in a slash if it is to be one"
+        raise UsageError("several pictures need a folder to go to", str(output), hint)
+    if kind is None:
+        _check_suffix(output)
+    elif output.suffix.lower() not in SUFFIXES[kind] and (is_picture(output) or is_raw(output)):
+        raise UsageError(
+            f"the suffix is not one of {kind}", str(output), f"end it in {SUFFIXES[kind][0]}"
+        )
+    return Naming(output, False, kind)
+
+
+def _check_suffix(output: Path) -> None:
+    """Refuse a file whose name says no format that we write."""
+    try:
         format_of(output)
-    elif any(output.suffix.lower() in s for name, s in SUFFIXES.items() if name != wanted):
-        raise UsageError(f"the suffix is not one of {wanted}", str(output), "leave --format out")
-    return Naming(output, False, wanted)
+    except UsageError as error:
+        if output.suffix:
+            raise
+        hint = "or say --format; a folder ends in a slash"
+        raise UsageError(error.what, error.where, hint) from None
 
 
 # ---------------------------------------------------------------------------- one picture
@@ -206,6 +286,8 @@ class Batch:
         max_pixels: larger ones are refused.
         overwrite: whether files that are there may be replaced.
         single: whether it is about one file: what is wrong with it is raised, not reported.
+        done: how many were made.
+        there: how many were left as an earlier run made them.
     """
 
     sources: list[Source]
@@ -214,10 +296,13 @@ class Batch:
     max_pixels: int
     overwrite: bool
     single: bool
+    done: int = 0
+    there: int = 0
 
     def __post_init__(self) -> None:
         self._engine: Engine | None = None
         self._written: dict[Path, Path] = {}  # which source a target was made from
+        self._inputs = {_file_id(source.path) for source in self.sources}
 
     def engine(self) -> Engine:
         """The engine, loaded when the first picture needs it."""
@@ -241,8 +326,11 @@ class Batch:
             stop.check()
             label = f"{i}/{len(self.sources)} {source.path.name}"
             try:
+                if self._is_there(source):
+                    continue
                 self.one(source, TileProgress(label, stop), f"[{i}/{len(self.sources)}]")
-                stop.frames += 1
+                self.done += 1
+                stop.frames = self.done
             except (InputError, UsageError) as error:
                 if self.single:
                     raise
@@ -268,7 +356,7 @@ class Batch:
 
     def _make(self, source: Source, progress: Progress) -> Done:
         picture = read(source.path, self.max_pixels)
-        kind = self.names.kind(picture)
+        kind = self.names.kind(picture.format)
         try:
             check_suits(picture, kind)
         except UsageError as error:
@@ -278,20 +366,36 @@ class Batch:
             lost = self._fill(target, source, picture, kind, progress)
         return Done(target.path, picture.describe(), lost)
 
+    def _is_there(self, source: Source) -> bool:
+        """Whether the output of one of many is there and is to stay: a run that is repeated goes on
+        where it ended. Told, and counted.
+        """
+        if self.single or self.overwrite:
+            return False
+        path = self.names.target(source, self.names.kind(format_in(source.path)))
+        file = _file_id(path)
+        if file is None or file in self._inputs or _file_id(source.path) is None:
+            return False  # nothing to leave out, or an error
+        if self._written.setdefault(path, source.path) != source.path:
+            return False
+        note(f"exists: {path}")
+        self.there += 1
+        return True
+
     def _open(self, source: Source, kind: Format) -> OutputFile:
         """The output's file, so far empty.
 
         Raises:
-            UsageError: it exists, is an input, or was written for another input just now.
+            UsageError: it exists, is an input, or is that of another input as well.
             OutputError: it cannot be made.
         """
         path = self.names.target(source, kind)
         earlier = self._written.setdefault(path, source.path)
         if earlier != source.path:
-            raise UsageError(f"{path} was made from {earlier} just now", str(source.path))
-        if self.names.is_folder and source.under.parts:
+            raise UsageError(f"{path} was made from {earlier}", str(source.path))
+        if self.names.is_folder:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(parents=bool(source.under.parts), exist_ok=True)
             except OSError as error:
                 raise OutputError(
                     f"cannot make the folder: {reason(error)}", str(path.parent)
@@ -322,8 +426,15 @@ class Batch:
             return write(sharp, target.part, kind)
         except OutputError as error:
             raise error.at(str(target.path)) from error
+        except InputError as error:
+            raise error.at(str(source.path)) from error
         except OSError as error:
             raise OutputError(f"cannot write: {reason(error)}", str(target.part)) from error
+
+
+def _format(context: Any, parameter: Any, name: str | None) -> Format | None:
+    """The format that is meant by a name."""
+    return None if name is None else _ALIASES.get(name, cast("Format", name))
 
 
 @click.command()
@@ -331,14 +442,16 @@ class Batch:
 @click.option(
     "-o",
     "--output",
-    metavar="FILE|DIR",
-    type=click.Path(path_type=Path),
-    help="A file for one picture, a folder for many. [default: NAME-sharp beside IN]",
+    metavar="FILE|DIR/",
+    help="A file for one picture, a folder for many (made if it is not there). "
+    "[default: NAME-sharp beside IN]",
 )
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(list(SUFFIXES)),
+    type=click.Choice([*SUFFIXES, *_ALIASES]),
+    metavar=f"[{'|'.join(SUFFIXES)}]",
+    callback=_format,
     help="Format of the output. [default: by the suffix of FILE, else that of IN]",
 )
 @click.option("--recursive", is_flag=True, help="Look into the folders in a folder as well.")
@@ -354,8 +467,8 @@ class Batch:
 @still_options
 def command(
     inputs: tuple[Path, ...],
-    output: Path | None,
-    kind: str | None,
+    output: str | None,
+    kind: Format | None,
     recursive: bool,
     overwrite: bool,
     max_pixels: int,
@@ -365,12 +478,12 @@ def command(
 
     IN are picture files and folders of them. Size, bits, transparency, ICC profile, EXIF, XMP and
     density are kept, JPEG is written as IN was. What cannot be read is reported and left out; the
-    exit code is 3 then.
+    exit code is 3 then. Of several, those whose output exists are left out.
     """
-    many = len(inputs) > 1 or inputs[0].is_dir()
+    many = len(inputs) > 1 or _is_folder(inputs[0])
     names = naming(output, kind, many=many)
-    sources, errors = find(inputs, recursive=recursive, beside=output is None)
-    if len(inputs) == 1 and errors:
+    sources, errors = find(inputs, recursive=recursive, output=names.output)
+    if len(inputs) == len(errors) == 1 and not sources:
         raise errors[0]
     for error in errors:
         report(error)
@@ -379,8 +492,12 @@ def command(
     with graceful() as stop:
         stop.unit = "photos"
         failed = len(errors) + batch.run(stop)
-        done = stop.frames
+    done, there = batch.done, batch.there
     if many:
-        say(f"done: {done} of {len(sources)} photos in {time.monotonic() - begin:.1f} seconds")
+        took = f"{time.monotonic() - begin:.1f} seconds"
+        rest = f", {there} exist already (--overwrite makes them anew)" if there else ""
+        say(f"done: {done} of {len(sources)} photos in {took}{rest}")
     if failed:
-        raise InputError(f"{failed} of {done + failed} could not be done", None, "see above")
+        raise InputError(
+            f"{failed} of {done + there + failed} could not be done", None, "see above"
+        )

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from vs_deblur.errors import InputError, UsageError, reason
-from vs_deblur.photofile import jpeg, others, png, tiff, webp
+from vs_deblur.errors import DeblurError, InputError, UsageError, reason
+from vs_deblur.photofile import jpeg, others, pillow, png, tiff, webp
 from vs_deblur.photofile.convert import check_suits, suited
 from vs_deblur.photofile.metadata import exif_density, upright
 from vs_deblur.photofile.picture import Format, Picture
@@ -28,8 +28,10 @@ __all__ = [
     "Format",
     "Picture",
     "check_suits",
+    "format_in",
     "format_of",
     "is_picture",
+    "is_raw",
     "read",
     "write",
 ]
@@ -69,6 +71,27 @@ def is_picture(path: Path) -> bool:
     return suffix in _READ_ONLY or any(suffix in known for known in SUFFIXES.values())
 
 
+def is_raw(path: Path) -> bool:
+    """Whether a name is that of a camera's raw file."""
+    return path.suffix.lower() in others.RAW_SUFFIXES
+
+
+def format_in(path: Path) -> Format | None:
+    """What a file begins as; None for what is only read, or cannot be."""
+    try:
+        with path.open("rb") as file:
+            reader = _reader(file.read(64))
+    except (OSError, InputError):
+        return None
+    known: dict[Callable[[bytes, int], Picture], Format] = {
+        jpeg.read: "jpeg",
+        png.read: "png",
+        tiff.read: "tiff",
+        webp.read: "webp",
+    }
+    return known.get(reader)
+
+
 def read(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture file. The samples are upright, whatever its orientation.
 
@@ -80,15 +103,13 @@ def read(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
         InputError: it is missing, damaged, too large, or of a kind that is refused.
     """
     try:
-        picture = _read(path, max_pixels)
-        upright(picture)
+        return _read(path, max_pixels)
     except InputError as error:
         raise error.at(str(path)) from error
-    return picture
 
 
 def _read(path: Path, max_pixels: int) -> Picture:
-    if path.suffix.lower() in others.RAW_SUFFIXES:
+    if is_raw(path):
         raise tiff.raw_file(path.suffix[1:].upper())
     try:
         if not path.exists():
@@ -105,7 +126,20 @@ def _read(path: Path, max_pixels: int) -> Picture:
         raise InputError(f"cannot be read: {reason(error)}") from error
     except MemoryError:
         raise InputError("the file does not fit into memory") from None
-    return reader(data, max_pixels)
+    try:
+        picture = reader(data, max_pixels)
+        upright(picture)
+    except (DeblurError, MemoryError):
+        raise
+    except Exception as error:  # one picture that nobody thought of does not end a batch
+        raise _unforeseen("read", error) from error
+    return picture
+
+
+def _unforeseen(what: str, error: Exception) -> InputError:
+    """The error for a picture at which our own code, or a library, fails."""
+    text = f"{type(error).__name__}: {pillow.plain(error)}"
+    return InputError(f"the picture cannot be {what}: {text}", None, "-v shows the traceback")
 
 
 def _reader(start: bytes) -> Callable[[bytes, int], Picture]:
@@ -136,11 +170,32 @@ def write(picture: Picture, path: Path, kind: Format) -> list[str]:
 
     Raises:
         UsageError: the format cannot hold it.
-        OutputError: what is needed to write it is not installed, or fails.
+        InputError: it is one at which the encoder fails.
+        OutputError: what is needed to write it is not installed.
         OSError: the system cannot write it.
     """
     check_suits(picture, kind)
+    try:
+        return _write(picture, path, kind)
+    except (DeblurError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise _unforeseen("written", error) from error
+
+
+_LEFT_BEHIND: dict[Format | None, Callable[[Picture], list[str]]] = {
+    "jpeg": jpeg.left_behind,
+    "png": png.left_behind,
+    "tiff": tiff.left_behind,
+}
+
+
+def _write(picture: Picture, path: Path, kind: Format) -> list[str]:
+    left = []
+    if kind != picture.format and picture.format in _LEFT_BEHIND and picture.native is not None:
+        left = _LEFT_BEHIND[picture.format](picture)
     picture = suited(picture, kind)
+    picture.lost += left
     meta = picture.meta
     if kind != picture.format and meta.density is None and meta.exif is not None:
         picture.meta = replace(meta, density=exif_density(meta.exif))

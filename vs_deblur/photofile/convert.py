@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from vs_deblur.errors import UsageError
+from vs_deblur.photofile import png
 from vs_deblur.photofile.picture import Format, Picture, Samples
 
 _SPOKEN = {"jpeg": "JPEG", "png": "PNG", "tiff": "TIFF", "webp": "WebP"}
@@ -17,7 +18,7 @@ _LARGEST = {"jpeg": 65500, "png": 2**31 - 1, "tiff": 2**31 - 1, "webp": 16383}
 def check_suits(picture: Picture, kind: Format) -> None:
     """Whether a format can hold a picture; what can be done without is not asked for.
 
-    Transparency and floats are never dropped.
+    Transparency, floats and the meaning of colours are never dropped.
 
     Raises:
         UsageError: it cannot.
@@ -34,6 +35,12 @@ def check_suits(picture: Picture, kind: Format) -> None:
         raise UsageError(f"{name} holds no floats", None, "use --format tiff")
     if picture.alpha is not None and kind == "jpeg":
         raise UsageError("JPEG holds no transparency", None, "use --format png, webp or tiff")
+    if picture.format == "png" and kind != "png" and png.has_other_colours(picture):
+        raise UsageError(
+            f"{name} cannot say what the colours are (the PNG file has cICP, not of sRGB)",
+            None,
+            "use --format png",
+        )
 
 
 def suited(picture: Picture, kind: Format) -> Picture:
@@ -59,6 +66,9 @@ def suited(picture: Picture, kind: Format) -> Picture:
         grey = np.repeat(result.samples[..., :1], 3, axis=2)
         result.samples = np.concatenate([grey, result.samples[..., 1:]], axis=2)
         result.colours = 3
+        if (picture.meta.icc or b"")[16:20] == b"GRAY":
+            result.meta = replace(picture.meta, icc=None)
+            result.lost.append("ICC profile (of grey, which WebP stores as RGB)")
     return result
 
 

@@ -68,7 +68,8 @@ def encode_png(samples: Samples) -> bytes:
     """Encode (H, W, 1..4) uint16.
 
     Raises:
-        OutputError: PyAV is missing, or the picture is too large for it.
+        OutputError: PyAV is missing.
+        InputError: the picture is too large for it.
     """
     try:
         import av
@@ -87,7 +88,7 @@ def encode_png(samples: Samples) -> bytes:
         frame.pts = 0
         return b"".join(bytes(p) for p in (*encoder.encode(frame), *encoder.encode(None)))
     except (av.error.FFmpegError, ValueError) as error:
-        raise OutputError(f"PNG cannot hold {width}x{height}: {plain(error)}") from error
+        raise InputError(f"PNG cannot hold {width}x{height}: {plain(error)}") from error
 
 
 def check_jpeg(data: bytes) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vs_deblur.errors import InputError
 from vs_deblur.photofile import ffmpeg, pillow
-from vs_deblur.photofile.metadata import iptc_resource
+from vs_deblur.photofile.metadata import held, iptc_resource
 from vs_deblur.photofile.picture import (
     Density,
     Metadata,
@@ -270,6 +270,23 @@ def _subsampling(frame: _Frame) -> int:
     return known.get(ratios.pop(), 0) if len(ratios) == 1 else 0
 
 
+def left_behind(picture: Picture) -> list[str]:
+    """What a JPEG file has that no other format takes, in words.
+
+    Args:
+        picture: as it was read.
+    """
+    found: dict[str, None] = {}
+    for marker, data in picture.native.segments:
+        if marker == _COMMENT:
+            found["the comment"] = None
+        elif data.startswith(_EXTENDED_XMP):
+            found["extended XMP"] = None
+        else:
+            found[f"segments of JPEG (APP{marker - _APP0})"] = None
+    return list(found)
+
+
 # ---------------------------------------------------------------------------- writing
 
 
@@ -280,9 +297,8 @@ def _segment(marker: int, data: bytes) -> bytes:
 def _jfif(density: Density | None) -> bytes:
     unit, x, y = 0, 1, 1
     if density is not None:
-        density = density.to("inch" if density.unit == "metre" else density.unit)
         unit = {name: number for number, name in _UNITS.items()}[density.unit]
-        x, y = (min(max(round(v), 1), 65535) for v in (density.x, density.y))
+        x, y = round(density.x), round(density.y)
     return _segment(_APP0, b"JFIF\0" + struct.pack(">HBHHBB", 0x0102, unit, x, y, 0, 0))
 
 
@@ -294,7 +310,7 @@ def encode(samples: Samples, encoding: Encoding | None) -> bytes:
         encoding: that of the source; None: quality 95, 4:4:4.
 
     Raises:
-        OutputError: too large for JPEG.
+        InputError: too large for JPEG.
     """
     options: dict[str, Any] = {"quality": 95, "subsampling": 0, "optimize": True}
     if encoding is not None:
@@ -316,7 +332,7 @@ def write(picture: Picture) -> bytes:
         picture: grey or RGB, uint8, no alpha.
 
     Raises:
-        OutputError: too large for JPEG.
+        InputError: too large for JPEG.
     """
     native: Native | None = picture.native if picture.format == "jpeg" else None
     plain = encode(picture.samples, native.encoding if native else None)
@@ -327,7 +343,8 @@ def write(picture: Picture) -> bytes:
             head.append(_segment(marker, plain[start:end]))
         scan = end
     is_rgb = native is not None and native.encoding.rgb
-    first = [plain[:2]] if is_rgb else [plain[:2], _jfif(picture.meta.density)]
+    density = None if is_rgb else held(picture, "inch", 0.5, 65535, "JPEG")
+    first = [plain[:2]] if is_rgb else [plain[:2], _jfif(density)]
     ours = _metadata_segments(picture, native.segments if native else [])
     return b"".join([*first, *ours, *head, plain[scan:]])
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from vs_deblur.photofile import ifd
 from vs_deblur.photofile.ifd import BadDirectory, Directory, Entry, Layout
-from vs_deblur.photofile.picture import Density, Metadata, Picture, Samples, Unit
+from vs_deblur.photofile.picture import Density, Picture, Samples, Unit
 
 ORIENTATION = 274
 _THUMBNAIL, _THUMBNAIL_LENGTH = 513, 514
@@ -170,12 +170,46 @@ def exif_density(exif: bytes) -> Density | None:
     return Density(values[0], values[1], _UNITS.get(number, "none"))
 
 
+def held(picture: Picture, unit: Unit, least: float, most: float, name: str) -> Density | None:
+    """The density as a format can hold it.
+
+    Args:
+        picture: where the density is; one that cannot be held is added to what it loses.
+        unit: of length that the format has, "inch" for one that has centimetres as well.
+        least, most: that a number may be in it.
+        name: of the format.
+
+    Returns:
+        None if there is none, or one that says nothing (0), or one that cannot be held.
+    """
+    density = picture.meta.density
+    if density is None or not density.x or not density.y:
+        return None
+    if unit != "inch" or density.unit == "metre":
+        density = density.to(unit)
+    if all(least <= value <= most for value in (density.x, density.y)):
+        return density
+    a_unit = "" if density.unit == "none" else f" per {density.unit}"
+    picture.lost.append(
+        f"density of {density.x:g} x {density.y:g} pixels{a_unit} ({name} cannot hold it)"
+    )
+    return None
+
+
+#: The densities that tags are made of.
+LEAST_IN_TAGS, MOST_IN_TAGS = 0.0001, 2**32 - 1
+
+
 def density_tags(density: Density, layout: Layout) -> dict[int, Entry]:
-    """The tags that state it."""
-    density = density.to("inch" if density.unit == "metre" else density.unit)
+    """The tags that state it.
+
+    Args:
+        density: from LEAST_IN_TAGS to MOST_IN_TAGS pixels, not per metre; see :func:`held`.
+        layout: of the directory.
+    """
 
     def rational(value: float) -> Entry:
-        scale = 1 if float(value).is_integer() else 10000
+        scale = 1 if float(value).is_integer() or value * 10000 > MOST_IN_TAGS else 10000
         data = struct.pack(layout.order + "II", round(value * scale), scale)
         return Entry(ifd.RATIONAL, 1, data)
 
@@ -187,12 +221,24 @@ def density_tags(density: Density, layout: Layout) -> dict[int, Entry]:
     }
 
 
-def exif_with_density(meta: Metadata) -> bytes | None:
-    """An EXIF block for files that have no other place for the density."""
-    if meta.exif is not None or meta.density is None:
+def exif_with_density(picture: Picture, name: str) -> bytes | None:
+    """An EXIF block for files of a format that has no other place for the density.
+
+    Args:
+        picture: whose; a density that has no place in its EXIF is added to what it loses.
+        name: of the format.
+    """
+    meta = picture.meta
+    density = held(picture, "inch", LEAST_IN_TAGS, MOST_IN_TAGS, name)
+    if density is None:
+        return meta.exif
+    if meta.exif is not None:
+        says_something = density.unit != "none" or density.x != density.y
+        if says_something and exif_density(meta.exif) is None:
+            picture.lost.append(f"density ({name} has room for it in EXIF only)")
         return meta.exif
     layout = Layout("<")
-    return ifd.write_block(dict(density_tags(meta.density, layout)), layout)
+    return ifd.write_block(dict(density_tags(density, layout)), layout)
 
 
 # ---------------------------------------------------------------------------- XMP, image resources

@@ -121,11 +121,22 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         raise InputError(f"the picture has no pixels: {width}x{height}")
     if width * height > max_pixels:
         raise InputError(
-            f"the picture has {width}x{height} pixels, {width * height / 1e6:,.0f} million; "
-            f"{max_pixels / 1e6:,.6g} million are allowed",
+            "the picture has {}x{} pixels, {}; {} are allowed".format(
+                width, height, *_counts(width * height, max_pixels)
+            ),
             None,
             "allow more with --max-pixels if the file is to be trusted",
         )
+
+
+def _counts(*numbers: int) -> list[str]:
+    """Numbers to be compared: in millions if that tells them apart, else to the last digit."""
+    exact = [f"{n:,}" for n in numbers]
+    short = [
+        f"{n / 1e6:,.1f}".removesuffix(".0") + " million" if n >= 1_000_000 else text
+        for n, text in zip(numbers, exact, strict=True)
+    ]
+    return short if len(set(short)) == len(set(exact)) else exact
 
 
 def damaged(what: str) -> InputError:

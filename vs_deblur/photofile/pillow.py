@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vs_deblur.errors import InputError, OutputError, reason
+from vs_deblur.errors import InputError, reason
 from vs_deblur.photofile.picture import Samples, as_channels, damaged
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def encode(array: Samples, kind: str, **options: Any) -> bytes:
     """Encode (H, W, C) uint8.
 
     Raises:
-        OutputError: the format cannot hold it.
+        InputError: the format cannot hold it.
     """
     height, width, channels = array.shape
     file = io.BytesIO()
@@ -133,5 +133,5 @@ def encode(array: Samples, kind: str, **options: Any) -> bytes:
         except MemoryError:
             raise
         except Exception as error:
-            raise OutputError(f"{kind} cannot hold {width}x{height}: {plain(error)}") from error
+            raise InputError(f"{kind} cannot hold {width}x{height}: {plain(error)}") from error
     return file.getvalue()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vs_deblur.photofile import ffmpeg, pillow
+from vs_deblur.photofile.metadata import held
 from vs_deblur.photofile.picture import (
     Density,
     Metadata,
@@ -28,6 +29,11 @@ _DEPTHS = {_GREY: (1, 2, 4, 8, 16), _PALETTE: (1, 2, 4, 8)}
 # They may not be copied when pixels change, says their name, but they are not about single pixels.
 _KEPT = frozenset((b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"sCAL"))
 _XMP = b"XML:com.adobe.xmp\0"
+# What colours are, without a profile; those of sRGB in hundred thousandths, as cameras round them.
+_COLOUR = (b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI")
+_GAMMA_OF_SRGB, _POINTS_OF_SRGB = 45455, (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+_CODE_POINTS_OF_SRGB = b"\x01\x0d\x00\x01"
+_TEXT = (b"tEXt", b"zTXt", b"iTXt")
 _MOST = 64 << 20  # bytes that compressed metadata may have
 
 
@@ -79,6 +85,11 @@ class Native:
     depth: int
     before: list[tuple[bytes, bytes]] = field(default_factory=list)
     after: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def find(self, *names: bytes) -> dict[bytes, bytes]:
+        """Chunks of these names, the first of each."""
+        found = dict(reversed(self.before + self.after))
+        return {name: found[name] for name in names if name in found}
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -277,6 +288,8 @@ def _take(picture: Picture, name: bytes, content: bytes, others: list[tuple[byte
         meta.density = Density(x, y, "metre" if unit == 1 else "none")
     elif name == b"iTXt" and content.startswith(_XMP) and meta.xmp is None:
         meta.xmp = _international_text(content[len(_XMP) :])
+        if meta.xmp is None:  # damaged: as it is, or not at all
+            others.append((name, content))
     elif name == b"iCCP":
         profile = content.split(b"\0", 1)[-1]
         meta.icc = _inflate(profile[1:])
@@ -290,6 +303,71 @@ def _take(picture: Picture, name: bytes, content: bytes, others: list[tuple[byte
         others.append((name, content))
 
 
+# ---------------------------------------------------------------------------- other formats
+
+
+def has_other_colours(picture: Picture) -> bool:
+    """Whether only code points (cICP) say what the colours are, and they are not those of sRGB.
+
+    Shown without them (HDR, wide gamut), the picture would look like another.
+    """
+    native: Native | None = picture.native
+    points = native.find(b"cICP").get(b"cICP", b"") if native is not None else b""
+    return picture.meta.icc is None and len(points) == 4 and points != _CODE_POINTS_OF_SRGB
+
+
+def left_behind(picture: Picture) -> list[str]:
+    """What a PNG file has that no other format takes, in words.
+
+    Args:
+        picture: as it was read.
+    """
+    native: Native = picture.native
+    lost = _colours_left_behind(picture)
+    texts = [c for c in native.before + native.after if c[0] in _TEXT]
+    if any(content.startswith(_XMP) for _, content in texts) and picture.meta.xmp is None:
+        lost.append("XMP (damaged)")
+    words = {content.split(b"\0", 1)[0] for _, content in texts if not content.startswith(_XMP)}
+    if words:
+        named = ", ".join(sorted(word.decode("latin-1") for word in words))
+        lost.append(f"text of PNG ({named if named.isprintable() else len(words)})"[:120])
+    known = (*_COLOUR, *_TEXT, b"iCCP", b"bKGD")
+    others = {name.decode() for name, _ in native.before + native.after if name not in known}
+    if others:
+        lost.append(f"chunks of PNG ({', '.join(sorted(others))})"[:120])
+    return lost
+
+
+def _colours_left_behind(picture: Picture) -> list[str]:
+    """What PNG says about colours in ways of its own; nothing if that is sRGB, as all assume."""
+    found = picture.native.find(*_COLOUR)
+    words = []
+    if picture.native.find(b"iCCP") and picture.meta.icc is None:
+        words.append("ICC profile (damaged)")
+    if found.get(b"cICP", _CODE_POINTS_OF_SRGB) != _CODE_POINTS_OF_SRGB:
+        words.append("code points of its colours (cICP)")
+    if picture.meta.icc is None and b"sRGB" not in found and b"cICP" not in found:
+        names = [
+            name.decode()
+            for name, values in ((b"gAMA", (_GAMMA_OF_SRGB,)), (b"cHRM", _POINTS_OF_SRGB))
+            if name in found and not _is_near(found[name], values)
+        ]
+        if names:
+            words.append(f"gamma and primaries ({', '.join(names)}): colours may look different")
+    light = [name.decode() for name in (b"mDCV", b"cLLI") if name in found]
+    if light:
+        words.append(f"light levels ({', '.join(light)})")
+    return words
+
+
+def _is_near(content: bytes, values: tuple[int, ...]) -> bool:
+    """Whether numbers are these but for rounding; damaged ones mean nothing."""
+    if len(content) != 4 * len(values):
+        return True
+    given = struct.unpack(f">{len(values)}I", content)
+    return all(abs(a - b) <= 500 for a, b in zip(given, values, strict=True))
+
+
 # ---------------------------------------------------------------------------- writing
 
 
@@ -300,7 +378,8 @@ def write(picture: Picture) -> bytes:
         picture: grey or RGB, uint8 or uint16, with or without straight alpha.
 
     Raises:
-        OutputError: PyAV is missing, or the picture is too large for it.
+        OutputError: PyAV is missing.
+        InputError: the picture is too large for it.
     """
     samples = picture.samples
     plain = (
@@ -322,8 +401,8 @@ def _metadata_chunks(
     meta = picture.meta
     if meta.icc is not None and not any(name == b"iCCP" for name, _ in there):
         yield b"iCCP", b"ICC profile\0\0" + zlib.compress(meta.icc)
-    if meta.density is not None:
-        density = meta.density.to("metre")
+    density = held(picture, "metre", 0.5, 2**32 - 1, "PNG")
+    if density is not None:
         unit = 0 if density.unit == "none" else 1
         yield b"pHYs", struct.pack(">IIB", round(density.x), round(density.y), unit)
     if meta.exif is not None:

@@ -20,9 +20,12 @@ from vs_deblur.errors import InputError, OutputError
 from vs_deblur.photofile import ffmpeg, ifd, pillow
 from vs_deblur.photofile.ifd import BadDirectory, Directory, Entry, Layout, Tree
 from vs_deblur.photofile.metadata import (
+    LEAST_IN_TAGS,
+    MOST_IN_TAGS,
     X_RESOLUTION,
     density_tags,
     exif_density,
+    held,
     iptc_of,
 )
 from vs_deblur.photofile.picture import (
@@ -42,6 +45,7 @@ _CHANNELS, _PLANAR, _PREDICTOR, _EXTRA, _FORMAT, _COLORMAP = 277, 284, 317, 338,
 _XMP, _IPTC, _PHOTOSHOP, _ICC = 700, 33723, 34377, 34675
 _LAYERS, _CREDENTIALS, _SUBDIRECTORIES = 37724, 0xCD41, 330
 _DNG = 50706
+_TRANSFER = 301  # a table of 2 to the power of bits, so no longer than its samples
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _UNSUPPORTED = {4: "mask", _CMYK: "CMYK", 8: "CIELab", 9: "ICCLab", 10: "ITULab"}
 _RAW = (32803, 34892)
@@ -50,8 +54,8 @@ _PIECES = ((273, 279), (324, 325))
 # What is about how samples are stored: taken from the new file, never from the old one.
 _STORAGE: frozenset[int] = frozenset().union(
     (_SUBFILE, 255, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, 263, 264, 265, 266, 273),
-    (_CHANNELS, 278, 279, 280, 281, _PLANAR, 288, 289, 290, 291, 292, 293, 301, _PREDICTOR, 318),
-    (319, _COLORMAP, 321, 322, 323, 324, 325, _SUBDIRECTORIES, 332, 333, 334, 336, _EXTRA),
+    (_CHANNELS, 278, 279, 280, 281, _PLANAR, 288, 289, 290, 291, 292, 293, _PREDICTOR),
+    (_COLORMAP, 321, 322, 323, 324, 325, _SUBDIRECTORIES, 332, 333, 334, 336, _EXTRA),
     (_FORMAT, 340, 341, 342, 347, *range(512, 522), 529, 530, 531, 532, _LAYERS, _CREDENTIALS),
 )
 # Of these, what no decoder needs.
@@ -70,12 +74,14 @@ class Native:
         compressed: whether it is.
         white_is_zero: grey is stored inverted.
         extras: TIFF's numbers for the meaning of each channel after the colours.
+        transfer: the transfer function.
     """
 
     layout: Layout
     compressed: bool
     white_is_zero: bool
     extras: tuple[int, ...]
+    transfer: Entry | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ def _refuse(pages: list[Directory], header: _Header, layout: Layout) -> None:
             None,
             "save it with 8 or 16 bits a channel, or as 32-bit floats",
         )
-    others = [p for p in pages[1:] if not _is_preview(p, layout)]
+    others = [p for p in pages[1:] if not _subfile(p, layout) & (_REDUCED | _MASK)]
     if others:
         raise one_picture(len(others) + 1, "a TIFF file")
 
@@ -192,10 +198,13 @@ def raw_file(name: str) -> InputError:
     )
 
 
-def _is_preview(page: Directory, layout: Layout) -> bool:
+_REDUCED, _MASK = 1, 4  # bits of the subfile type
+
+
+def _subfile(page: Directory, layout: Layout) -> int:
     with contextlib.suppress(BadDirectory):
-        return bool(_numbers(page, _SUBFILE, layout, (0,))[0] & 5)  # smaller copy, or its mask
-    return False
+        return int(_numbers(page, _SUBFILE, layout, (0,))[0])
+    return 0
 
 
 def _check_pieces(data: bytes, page: Directory, layout: Layout) -> None:
@@ -269,7 +278,7 @@ def _with_tifffile(data: bytes, header: _Header) -> Samples:
     except MemoryError:
         raise InputError("the picture does not fit into memory") from None
     except Exception as error:  # whatever damaged files lead it to
-        if "imagecodecs" in str(error):
+        if "imagecodecs" in str(error) or isinstance(error, ImportError):
             name = _NAMES.get(header.compression, f"no. {header.compression}")
             raise InputError(
                 f"TIFF files of {header.bits} bits with {name} compression or its predictor are"
@@ -353,6 +362,8 @@ def _picture(
         lost.append("layers of Photoshop")
     if _CREDENTIALS in tags:
         lost.append("content credentials (they are of the picture as it was)")
+    if any(_subfile(p, layout) & (_REDUCED | _MASK) == _MASK for p in pages[1:]):
+        lost.append("the transparency mask (a page of its own)")
 
     def taken(tag: int) -> bytes | None:
         entry = tags.pop(tag, None)
@@ -362,6 +373,10 @@ def _picture(
         icc=taken(_ICC), xmp=taken(_XMP), photoshop=taken(_PHOTOSHOP), iptc=taken(_IPTC)
     )
     kept: Tree = {tag: value for tag, value in tags.items() if tag not in _STORAGE}
+    transfer = kept.pop(_TRANSFER, None)
+    if transfer is not None and header.bits != 8 * samples.dtype.itemsize:
+        transfer = None
+        lost.append("the transfer function (it is of other bits)")
     if kept:
         # EXIF blocks are never BigTIFF: those types of values have no place there.
         meta.exif = ifd.write_block(_classic(kept), Layout(layout.order))
@@ -379,6 +394,7 @@ def _picture(
             header.compression != _NONE,
             header.photometric == _WHITE_IS_ZERO,
             header.extras,
+            transfer if isinstance(transfer, Entry) else None,
         ),
         lost=lost,
     )
@@ -393,6 +409,16 @@ def _classic(tags: Tree) -> Tree:
     }
 
 
+def left_behind(picture: Picture) -> list[str]:
+    """What a TIFF file has that no other format takes, in words.
+
+    Args:
+        picture: as it was read.
+    """
+    native: Native = picture.native
+    return [] if native.transfer is None else ["the transfer function (tag 301 of TIFF)"]
+
+
 # ---------------------------------------------------------------------------- writing
 
 
@@ -404,7 +430,8 @@ def write(picture: Picture, path: Path) -> None:
         path: the file to make.
 
     Raises:
-        OutputError: tifffile is missing, or cannot write this.
+        OutputError: tifffile is missing.
+        InputError: it cannot write this.
         OSError: the system cannot.
     """
     try:
@@ -435,8 +462,11 @@ def write(picture: Picture, path: Path) -> None:
                 maxworkers=1,
             )
     except (ValueError, KeyError, TypeError, struct.error) as error:
-        raise OutputError(f"the TIFF file cannot be written: {pillow.plain(error)}") from error
-    _add_tags(picture.meta, path, layout)
+        raise InputError(f"the TIFF file cannot be written: {pillow.plain(error)}") from error
+    tags = _tags(picture, layout)
+    if native is not None and native.transfer is not None:
+        tags[_TRANSFER] = native.transfer
+    _add_tags(tags, path, layout)
 
 
 def _order(exif: bytes | None) -> str:
@@ -461,9 +491,8 @@ def _extras(picture: Picture, native: Native | None) -> tuple[int, ...] | None:
     return (known + (0,) * picture.extras) or None
 
 
-def _add_tags(meta: Metadata, path: Path, layout: Layout) -> None:
+def _add_tags(tags: Tree, path: Path, layout: Layout) -> None:
     """Put a directory with the tags of the samples and all others at the end of a file."""
-    tags = _tags(meta, layout)
     with path.open("r+b") as file:
         head = file.read(layout.header)
         at = struct.unpack_from(layout.word, head, layout.header - struct.calcsize(layout.word))[0]
@@ -483,15 +512,18 @@ def _add_tags(meta: Metadata, path: Path, layout: Layout) -> None:
         file.write(struct.pack(layout.word, end))
 
 
-def _tags(meta: Metadata, layout: Layout) -> Tree:
+def _tags(picture: Picture, layout: Layout) -> Tree:
     """All tags that are not about how samples are stored."""
+    meta = picture.meta
     tags: Tree = {}
     with contextlib.suppress(BadDirectory):
         if meta.exif is not None:
             tags = ifd.read_block(meta.exif)[1]
     tags = {tag: value for tag, value in tags.items() if tag not in _STORAGE}
-    if meta.density is not None and X_RESOLUTION not in tags:
-        tags |= density_tags(meta.density, layout)
+    if X_RESOLUTION not in tags:
+        density = held(picture, "inch", LEAST_IN_TAGS, MOST_IN_TAGS, "TIFF")
+        if density is not None:
+            tags |= density_tags(density, layout)
     iptc = meta.iptc
     if iptc is None and meta.photoshop is not None:
         iptc = iptc_of(meta.photoshop)

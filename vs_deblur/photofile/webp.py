@@ -83,7 +83,7 @@ def write(picture: Picture) -> bytes:
         picture: RGB, uint8, with or without straight alpha.
 
     Raises:
-        OutputError: too large for WebP.
+        InputError: too large for WebP.
     """
     lossless = picture.native if picture.format == "webp" else picture.format != "jpeg"
     meta = picture.meta
@@ -97,6 +97,6 @@ def write(picture: Picture) -> bytes:
         quality=80 if lossless else _QUALITY,
         method=4,
         icc_profile=meta.icc or b"",
-        exif=exif_with_density(meta) or b"",
+        exif=exif_with_density(picture, "WebP") or b"",
         xmp=meta.xmp or b"",
     )
