@@ -257,7 +257,7 @@ def test_samples_of_every_type_come_back(kind: Any, count: int) -> None:
     assert np.array_equal(result(found.answers, samples), samples.reshape(-1))
 
 
-BAD = {
+BAD: dict[str, list[Any]] = {
     "strength": [1.5, -1, "1", None, True, float("nan")],
     "width": [0, -1, 1 << 20, "8", None],
     "channels": ["cmyk", 3, None],

@@ -517,7 +517,7 @@ class Computer(threading.Thread):
     """
 
     def __init__(
-        self, show: Callable[[Request, list[bytes]], None], fail: Callable[[str], None]
+        self, show: Callable[[Request, list[bytes]], bool], fail: Callable[[str], bool]
     ) -> None:
         super().__init__(daemon=True)
         self.worker: Worker | None = None
@@ -760,7 +760,7 @@ def ask_user(procedure: Any, config: Any, drawables: list[Any]) -> tuple[bool, W
 # ------------------------------------------------------------------------------------ the plug-in
 
 
-class MotionDeblur(Gimp.PlugIn):
+class MotionDeblur(Gimp.PlugIn):  # type: ignore[misc]  # gi has no types
     """What GIMP sees."""
 
     def do_set_i18n(self, _name: str) -> bool:

@@ -128,8 +128,8 @@ def test_the_way_to_the_network_and_back_changes_nothing(
     assert found[name]["echo"]["ok"], found[name]["echo"]["said"]
     before, after = ((folder / f"{name}.{s}").read_bytes() for s in ("before", "echo"))
     if KINDS[name].precision == "FLOAT_LINEAR":  # another curve and back
-        pair = [np.frombuffer(b, np.float32) for b in (before, after)]
-        np.testing.assert_allclose(*pair, atol=1e-6)
+        first, second = (np.frombuffer(b, np.float32) for b in (before, after))
+        np.testing.assert_allclose(second, first, atol=1e-6)
     else:
         assert after == before
 

@@ -25,13 +25,15 @@ def found(gimp: Gimp, folder: Path) -> dict[str, Any]:
 
 def original(width: int = WIDTH, height: int = HEIGHT) -> Plane:
     y, x = np.mgrid[:height, :width]
-    return (50 + (x + 2 * y) % 100).astype(np.int16)
+    plane: Plane = (50 + (x + 2 * y) % 100).astype(np.int16)
+    return plane
 
 
 def plane(case: dict[str, Any], key: str = "samples", size: tuple[int, int] | None = None) -> Plane:
     assert case["ok"], case["said"]
     width, height = size or case["size"]
-    return np.frombuffer(bytes.fromhex(case[key]), np.uint8).reshape(height, width).astype(np.int16)
+    found = np.frombuffer(bytes.fromhex(case[key]), np.uint8).astype(np.int16)
+    return found.reshape(height, width)
 
 
 def test_the_result_is_a_new_layer_above(found: dict[str, Any]) -> None:

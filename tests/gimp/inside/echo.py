@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 HEAD = struct.Struct("<4sIQ")
 BYTES = {"u8": 1, "u16": 2, "f16": 2, "f32": 4}
@@ -29,7 +30,7 @@ def read(count: int) -> bytes:
     return found
 
 
-def listen() -> tuple[dict[str, object], bytes]:
+def listen() -> tuple[dict[str, Any], bytes]:
     _, length, size = HEAD.unpack(read(HEAD.size))
     return json.loads(read(length)), read(size)
 
@@ -62,15 +63,15 @@ def peak_of_parent() -> str:
     return next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def deblur(fields: dict[str, object]) -> None:
-    width, height = int(str(fields["width"])), int(str(fields["height"]))
-    row = width * len(str(fields["channels"])) * BYTES[str(fields["sample"])]
+def deblur(fields: dict[str, Any]) -> None:
+    width, height = fields["width"], fields["height"]
+    row = width * len(fields["channels"]) * BYTES[fields["sample"]]
     samples = bytearray()
     while len(samples) < row * height:
         samples += listen()[1]
         if manner == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-    left, top, inner, rows = fields["box"]  # type: ignore[misc]
+    left, top, inner, rows = fields["box"]
     pixel = row // width
     say("progress", done=1, total=1)
     for first in range(top, top + rows, 256):
@@ -78,7 +79,7 @@ def deblur(fields: dict[str, object]) -> None:
         parts = (samples[y * row + left * pixel : y * row + (left + inner) * pixel] for y in lines)
         strip = b"".join(parts)
         if manner == "invert":
-            strip = inverted(strip, str(fields["channels"]))
+            strip = inverted(strip, fields["channels"])
         say("rows", strip)
     note(peak_of_parent())
     say("done", model="echo", device="cpu", precision="fp32", tiles=1, seconds=0)
