@@ -102,13 +102,16 @@ def test_settings_start_this_python(profile: Path) -> None:
     assert found["argv"][-4:] == ["-m", "vs_deblur", "gimp", "worker"]
     assert found["version"] == __version__
     assert found["models"][0] == ["auto", "Automatic"]
-    assert ["photo_lite", "photo_lite"] in found["models"]
+    assert ["photo_lite", "photo lite"] in found["models"]
     assert f'VERSION = "{__version__}"' in text(profile)
 
 
 def test_models_of_ones_own_are_offered(profile: Path, small_weights: Path) -> None:
     assert invoke(command.install, "--profile", profile, "--model", small_weights).code == 0
-    assert settings(profile)["models"][-1] == [str(small_weights), small_weights.stem]
+    assert settings(profile)["models"][-1] == [
+        str(small_weights),
+        small_weights.stem.replace("_", " "),
+    ]
 
 
 def test_a_model_that_is_none_is_not_offered(profile: Path, tmp_path: Path) -> None:
@@ -176,7 +179,7 @@ def test_doctor_of_what_is_well(profile: Path) -> None:
     assert result.code == 0, result.out
     assert f"ok    action {__version__}" in result.out
     assert f"ok    worker {__version__}" in result.out
-    assert "ok    model photo_lite: photo_lite on " in result.out
+    assert "ok    model photo lite: photo_lite on " in result.out
 
 
 def change(profile: Path, **fields: Any) -> None:

@@ -168,11 +168,16 @@ def choices(own: Iterable[Path] = ()) -> tuple[tuple[str, str], ...]:
     from vs_deblur.weights import load, shipped
 
     found = [("auto", "Automatic")]
-    found += [(c.name, c.name) for c in shipped().values() if c.kind == "photo"]
+    found += [(c.name, _label(c.name)) for c in shipped().values() if c.kind == "photo"]
     for path in own:
         load(str(path))
-        found.append((str(path.resolve()), path.stem))
+        found.append((str(path.resolve()), _label(path.stem)))
     return tuple(found)
+
+
+def _label(name: str) -> str:
+    """A name without underscores: some dialogs of GIMP take them for keys to press."""
+    return name.replace("_", " ")
 
 
 def install(profile: Path, settings: Settings) -> Path:

@@ -16,23 +16,12 @@ from PIL import Image
 
 from tests.gimp.conftest import echo, worker
 from tests.gimp.host import INSIDE, Gimp
-from tests.pictures import waves
 from vs_deblur import gimp as place
+from vs_deblur.demo_scene import Scene, render
 from vs_deblur.photofile import Picture, write
 
 TOOLS = ("Xvfb", "openbox", "xdotool", "scrot")
 Screen = NDArray[np.int16]
-
-
-def grained(height: int, width: int) -> NDArray[np.uint8]:
-    """Something for the network to do: edges, blurred sideways."""
-    rng = np.random.default_rng(3)
-    picture = waves(height, width, 3, np.float64)
-    for _ in range(120):
-        y, x = rng.integers(0, height), rng.integers(0, width)
-        picture[y : y + rng.integers(5, 60), x : x + rng.integers(5, 60)] = rng.random(3)
-    blurred = sum(np.roll(picture, i, axis=1) for i in range(-4, 5)) / 9
-    return np.clip(np.rint(np.asarray(blurred) * 255), 0, 255).astype(np.uint8)
 
 
 # The real worker with a network that takes ten minutes.
@@ -51,7 +40,8 @@ def found(gimp: Gimp, folder: Path) -> dict[str, Any]:
     missing = [t for t in TOOLS if not shutil.which(t, path=str(where) if where else None)]
     if missing:
         pytest.skip(f"SKIPPED: GIMP 3 IS THERE, BUT NOT {', '.join(missing).upper()}")
-    write(Picture(grained(480, 640), 3), folder / "photo.png", "png")
+    blurred, _ = next(render(Scene(640, 480, frames=1)))
+    write(Picture(blurred, 3), folder / "photo.png", "png")
     inputs = {
         "gimp": gimp.console.replace("gimp-console", "gimp"),
         "picture": str(folder / "photo.png"),
