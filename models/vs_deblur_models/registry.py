@@ -225,7 +225,8 @@ def detect(shapes: Shapes) -> Entry:
     raise UnknownCheckpointError("the tensors' names are not those of a known network")
 
 
-def _few(names: list[str]) -> str:
+def few(names: list[str]) -> str:
+    """Names for an error: the first five, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
 
@@ -242,7 +243,7 @@ def compare_shapes(shapes: Shapes, expected: Shapes) -> None:
         f"{k} is {shapes[k]}, not {v}" for k, v in expected.items() if shapes.get(k, v) != v
     ]
     faults = {"missing": missing, "left over": extra, "misshapen": misshapen}
-    text = "; ".join(f"{fault}: {_few(names)}" for fault, names in faults.items() if names)
+    text = "; ".join(f"{fault}: {few(names)}" for fault, names in faults.items() if names)
     if text:
         raise CheckpointMismatchError(text)
 
