@@ -145,6 +145,17 @@ def publish(folder: Path, levels: int, stacks: int = 0, *, prefix: str = "") -> 
     return network
 
 
+def test_the_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documented command says what the documentation says that it says."""
+    text = (Path(__file__).parent.parent / "docs" / "converting.md").read_text(encoding="utf-8")
+    found = re.search(r"^\$ vs-deblur models (convert .*)\n(.*)$", text, re.MULTILINE)
+    assert found is not None
+    monkeypatch.chdir(tmp_path)
+    publish(tmp_path / "DMPHN_1_2_4_8", 4)
+    result = invoke(models.command, *found[1].split())
+    assert (result.code, result.out) == (0, found[2] + "\n")
+
+
 @pytest.mark.parametrize("levels", [2, 3, 4])
 def test_dmphn_folders_give_the_same_pictures(tmp_path: Path, levels: int) -> None:
     original = publish(tmp_path / "checkpoints", levels)
