@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from tests.invoke import Result, invoke
+from vs_deblur.cli._measure_sources import sources
 from vs_deblur.cli.measure import command
 from vs_deblur.engine import Deblurrer
 from vs_deblur.errors import InputError
@@ -31,6 +32,7 @@ from vs_deblur.sequences import (
     match,
     pair_folders,
     read_image,
+    sizes_differ,
     split_runs,
     two_folders,
 )
@@ -136,6 +138,35 @@ def test_images_without_counterpart(blurred: list[str], sharp: list[str], what: 
         match([Path(f"{n}.png") for n in blurred], [Path(f"{n}.png") for n in sharp], "here")
 
 
+@pytest.mark.parametrize(
+    ("blurred", "sharp", "what"),
+    [
+        (["1", "2", "3"], ["1", "3"], "3 blurred but 2 sharp images: 2.png has no sharp"),
+        (["1", "3"], ["1", "2", "3"], "2 blurred but 3 sharp images: 2.png has no blurred"),
+        (["b1", "b2", "b3"], ["s1", "s3"], "b2.png has no sharp counterpart"),
+        (["b1"], [], "b1.png has no sharp counterpart"),
+    ],
+)
+def test_the_first_image_without_partner_is_named(
+    blurred: list[str], sharp: list[str], what: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(what)):
+        match([Path(f"{n}.png") for n in blurred], [Path(f"{n}.png") for n in sharp], "here")
+    again = [Path("1.png"), Path("1.jpg")]
+    with pytest.raises(InputError, match="2 blurred but 1 sharp images: two have the same name"):
+        match(again, again[:1], "here")
+
+
+def test_the_first_folder_without_partner_is_named(tmp_path: Path) -> None:
+    for name in ("blur/a", "blur/b", "sharp/a", "sharp/b", "sharp/c"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(InputError, match="2 blurred but 3 sharp sequences: c has no blurred"):
+        two_folders(tmp_path / "blur", tmp_path / "sharp")
+    (tmp_path / "sharp" / "b").rmdir()
+    with pytest.raises(InputError, match=r"^b has no sharp counterpart"):
+        two_folders(tmp_path / "blur", tmp_path / "sharp")
+
+
 def test_two_images_of_one_name() -> None:
     twice = [Path("1.png"), Path("1.jpg")]
     with pytest.raises(InputError, match="two images of the same name"):
@@ -167,11 +198,13 @@ def test_folders_of_folders(tmp_path: Path) -> None:
 
 def test_sizes_that_differ_are_runs_of_their_own(tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "a", ["0", "1"])
+    assert not sizes_differ(pair_folders(folder)[0])
     for n, (height, width) in enumerate([(20, 20), (20, 20), (24, 32)], 2):
         for kind in ("blur", "sharp"):
             write(folder / kind / f"{n}.png", scene(n, height, width))
     (sequence,) = pair_folders(folder)
     assert [len(r) for r in sequence.runs] == [5]
+    assert sizes_differ(sequence)
     shapes = [[sharp.shape[:2] for _, sharp in run.frames] for run in image_runs(sequence)]
     assert shapes == [[(24, 32)] * 2, [(20, 20)] * 2, [(24, 32)]]
 
@@ -308,6 +341,21 @@ def test_a_sequence_of_identical_frames_is_infinite(small_weights: Path, tmp_pat
     assert row["psnr_before"] is row["gain"] is None
 
 
+def test_what_became_of_an_identical_frame_is_told(small_weights: Path, tmp_path: Path) -> None:
+    """The table has the figure that the warning says is in no mean; there is no gain."""
+    folder = write_pairs(tmp_path / "a", ["0"]) / "sharp"
+    args = (folder, folder, "--model", small_weights, "--device", "cpu")
+    result = invoke(command, *args)
+    assert "1 frames before and 0 after are identical" in result.err
+    assert "in neither mean" in result.err
+    (row,) = run_json(small_weights, folder, folder)["sequences"]
+    (frame,) = row["per_frame"]
+    name, frames, before, after, gain = result.out.splitlines()[1].split()[:5]
+    assert (name, frames, before, gain) == ("sharp", "1", "inf", "-")
+    assert after == f"{frame['psnr_after']:.2f}"
+    assert row["psnr_after"] is None
+
+
 def test_a_frame_spoilt_from_identical_is_in_no_mean() -> None:
     good = FrameFigures(30.0, 31.0, 0.9, 0.9)
     spoilt = FrameFigures(math.inf, 45.0, 1.0, 0.99)
@@ -432,6 +480,83 @@ def test_photos_are_measured_with_the_model_for_photos(
     )
     assert refused.code == 2
     assert "the default model" in str(refused.error)
+
+
+def kinds_of(blurred: Path, sharp: Path | None = None) -> list[tuple[str, str]]:
+    return [(source.kind, source.why) for source in sources(blurred, sharp)]
+
+
+def save_turned(folder: Path, orientation: int, name: str) -> None:
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    for kind in ("blur", "sharp"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        Pillow.fromarray(scene(0)).save(folder / kind / f"{name}.jpg", exif=exif)
+
+
+def test_images_of_different_sizes_are_photos(tmp_path: Path) -> None:
+    """However consecutive their numbers are; upright and lying ones count as different."""
+    for number in (101, 102):
+        save_turned(tmp_path / "same", 1, f"IMG_{number}")
+        save_turned(tmp_path / "turned", 1 if number == 101 else 6, f"IMG_{number}")
+    assert kinds_of(tmp_path / "same") == [("video", "numbers follow each other")]
+    assert kinds_of(tmp_path / "turned") == [("photo", "their sizes differ")]
+    # One that cannot be read is no reason: what is wrong with it is said when it is read.
+    (tmp_path / "same" / "blur" / "IMG_102.jpg").write_bytes(b"broken")
+    assert kinds_of(tmp_path / "same") == [("video", "numbers follow each other")]
+
+
+def test_two_image_files_are_a_photo(
+    small_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the same figures as in folders, and without a word about an alpha that is not there."""
+    folder = write_pairs(tmp_path / "a", ["IMG_1"])
+    blurred, sharp = folder / "blur" / "IMG_1.png", tmp_path / "IMG_1.webp"
+    Pillow.fromarray(scene(0)).save(sharp, lossless=True)
+    assert kinds_of(blurred, sharp) == [("photo", "two image files")]
+    (row,) = run_json(small_weights, blurred, sharp)["sequences"]
+    assert "alpha" not in caplog.text
+    (same,) = run_json(small_weights, folder)["sequences"]
+    assert (row.pop("name"), same.pop("name")) == ("IMG_1", "a")
+    assert row == same
+
+
+def test_two_image_files_of_16_bits_are_a_photo_too(small_weights: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        _png16(tmp_path / name, colour=True)
+    assert kinds_of(tmp_path / "a.png", tmp_path / "b.png") == [("photo", "two image files")]
+    (row,) = run_json(small_weights, tmp_path / "a.png", tmp_path / "b.png")["sequences"]
+    assert (row["frames"], row["sizes"]) == (1, [[4, 4]])
+
+
+def test_an_animation_is_no_photo(small_weights: Path, tmp_path: Path) -> None:
+    frames = [Pillow.fromarray(scene(n)) for n in range(3)]
+    for name in ("a.png", "b.png"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=40)
+    assert kinds_of(tmp_path / "a.png", tmp_path / "b.png") == [("video", "two video files")]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_images_are_taken_for_is_told(
+    small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    monkeypatch.setattr("vs_deblur.engine.load", lambda _, kind: load(str(small_weights)))
+    options = ("--device", "cpu", *(("--json",) if as_json else ()))
+    walk = write_pairs(tmp_path / "in" / "walk", ["IMG_101", "IMG_102", "IMG_104"])
+    singles = write_pairs(tmp_path / "in" / "singles", ["01", "03"])
+    as_video = "taken as video frames (numbers follow each other); --photos for single photos"
+    as_photos = "taken as photos (no two numbers follow each other); --frames for frames in a row"
+    assert f"vs-deblur: {as_video}\n" in invoke(command, walk, *options).err
+    assert f"vs-deblur: {as_photos}\n" in invoke(command, singles, *options).err
+    both = invoke(command, tmp_path / "in", *options).err
+    assert f"vs-deblur: walk: {as_video}\n" in both
+    assert f"vs-deblur: singles: {as_photos}\n" in both
+    pair = (singles / "blur" / "01.png", singles / "sharp" / "01.png")
+    assert "taken as photos (two image files)" in invoke(command, *pair, *options).err
+    for said in (("--photos",), ("--frames",), ("--model", small_weights)):
+        result = invoke(command, walk, *options, *said)
+        assert result.code == 0
+        assert "taken as" not in result.err
 
 
 class _Links(HTMLParser):

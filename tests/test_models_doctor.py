@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.small import SMALL_LITE
 from vs_deblur import engine, weights
 from vs_deblur.cli import doctor, models
 from vs_deblur.cli.doctor import Check, verdict
-from vs_deblur.errors import DeviceError
+from vs_deblur.errors import DeviceError, WeightsError
 from vs_deblur.weights import sha256_of, shipped
 from vs_deblur_models.registry import ENTRIES, build_network
 
@@ -64,7 +65,8 @@ def test_the_table_of_models(folder: Path) -> None:
     head, tiny, other, *without, note, hint = (x.split() for x in result.out.splitlines())
     assert note[0] == "gain:"
     assert hint[:2] == ["no", "weights:"]
-    assert "`vs-deblur models convert`" in " ".join(hint)
+    assert "`vs-deblur models convert` makes a file of published ones" in " ".join(hint)
+    assert " ".join(hint).endswith("published ones of mscnn, srn, dmphn")
     assert head[:7] == ["name", "kind", "default", "licence", "size", "parameters", "gain"]
     assert head[7:] == ["GFLOP", "640x480"]
     network = build_network("strcnn_dtb_lite", SMALL_LITE)
@@ -153,7 +155,43 @@ def fact_of(text: str, name: str) -> str:
     return line.strip()[len(name) :].strip()
 
 
-@pytest.mark.parametrize("model", ["nothing", "mscnn", "./absent.safetensors"])
+@pytest.mark.parametrize("name", sorted(ENTRIES.keys() - {"strcnn_dtb_lite", "photo_lite"}))
+def test_info_of_a_network_without_weights(name: str) -> None:
+    """What is known, and how to come by weights where there are published ones."""
+    result = invoke(models.command, "info", name)
+    assert (result.code, result.error) == (0, None)
+    network = build_network(name)
+    assert result.out.splitlines()[0] == name
+    parameters = sum(p.numel() for p in network.parameters())
+    assert fact_of(result.out, "parameters") == f"{parameters:,}"
+    assert fact_of(result.out, "paper") == ENTRIES[name].paper
+    weights_fact = fact_of(result.out, "weights")
+    assert weights_fact.startswith("no weights: not trained yet")
+    assert ("convert" in weights_fact) == (name in ("mscnn", "srn", "dmphn"))
+    row = json.loads(invoke(models.command, "info", name, "--json").out)
+    assert (row["name"], row["shipped"], row["parameters"]) == (name, False, parameters)
+
+
+def test_a_network_without_weights_cannot_be_loaded() -> None:
+    with pytest.raises(WeightsError, match=r"no trained weights for cnn are shipped; shipped: \w"):
+        weights.load("cnn")
+    assert "convert" not in str(weights.no_weights("cnn"))
+    assert "convert" in str(weights.no_weights("srn"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0 a photo", b"<html>"])
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_info_of_what_is_no_weights_file(
+    tmp_path: Path, content: bytes, form: tuple[str, ...]
+) -> None:
+    """The error alone."""
+    (tmp_path / "IMG_1.jpg").write_bytes(content)
+    result = invoke(models.command, "info", tmp_path / "IMG_1.jpg", *form)
+    assert (result.code, result.out) == (5, "")
+    assert "weights cannot be read" in str(result.error)
+
+
+@pytest.mark.parametrize("model", ["nothing", "./absent.safetensors"])
 def test_info_of_what_is_not_there(model: str) -> None:
     result = invoke(models.command, "info", model)
     assert (result.code, result.out) == (5, "")
@@ -198,9 +236,15 @@ def test_doctor_is_content() -> None:
     device = engine.choose_device("auto")
     precision, why = engine.choose_precision("auto", device)
     assert lines["precision auto"][1] == f"precision auto: {precision}: {why}"
-    for name in shipped():
-        assert lines[f"model {name}"][0] == "ok"
-    assert lines["self-test"][0] == "ok"
+    for name, card in shipped().items():
+        status, text = lines[f"model {name}"]
+        assert status == "ok"
+        use = {"video": "default for video", "photo": "default for photos"}[card.kind]
+        assert text.endswith(use) == card.default
+    assert lines["self-test"][0] == lines["self-test photos"][0] == "ok"
+    assert weights.default_model("photo") in lines["self-test photos"][1]
+    for name in ("pillow", "tifffile"):
+        assert lines[name] == ("ok", f"{name}: {metadata.version(name)}")
 
 
 def test_doctor_as_json() -> None:
@@ -267,16 +311,31 @@ def test_doctor_without_the_optional_parts(folder: Path, monkeypatch: pytest.Mon
     there = doctor._version
 
     def version(*names: str) -> str | None:
-        absent = {"vapoursynth", "vapoursynth-bestsource", "av"}
+        absent = {"vapoursynth", "vapoursynth-bestsource", "av", "tifffile"}
         return None if absent & set(names) else there(*names)
 
     monkeypatch.setattr(doctor, "_version", version)
     result = invoke(doctor.command)
     assert result.code == 0
     lines = by_name(result.out)
-    for name in ("vapoursynth", "av", "filter"):
+    for name in ("vapoursynth", "av", "tifffile", "filter"):
         assert lines[name][0] == "warn"
     assert "vs-deblur[video]" in lines["av"][1]
+    assert "vs-deblur[photo16]" in lines["tifffile"][1]
+    # The folder has no model for photos, which the other commands do without.
+    assert lines["self-test photos"][0] == "warn"
+
+
+@pytest.mark.parametrize("fault", ["values", "device"])
+def test_doctor_sees_that_photos_fail(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    def wild(_: Any, picture: Any) -> Any:
+        if fault == "device":
+            raise DeviceError("the device failed", "cuda:0")
+        return picture * float("inf")
+
+    monkeypatch.setattr(engine.Deblurrer, "photo", wild)
+    (check,) = (c for c in doctor.examine() if c.name == "self-test photos")
+    assert (check.status, check.exit_code) == ("fail", 6 if fault == "device" else 1)
 
 
 def test_doctor_names_cuda_devices(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

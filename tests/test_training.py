@@ -48,7 +48,16 @@ from training.synthesis import (
     to_encoded,
     to_linear,
 )
-from training.train import Recipe, Trainer, dead_share, unroll, validation_gain, weights_at
+from training.train import (
+    Recipe,
+    Trainer,
+    dead_share,
+    predict,
+    unroll,
+    validation_gain,
+    weights_at,
+)
+from vs_deblur.metrics import psnr
 from vs_deblur.sequences import images
 from vs_deblur.weights import read_tensors
 from vs_deblur_models.registry import build_network, from_state
@@ -521,6 +530,22 @@ def test_losses_of_several_sizes_are_the_papers() -> None:
     assert torch.equal(tao[2], sharp[..., ::4, ::4])
 
 
+def test_validation_is_the_gain_in_psnr_of_what_is_measured() -> None:
+    """The same figures as `vs-deblur measure`; frames that are identical to sharp ones are out."""
+    network = build_network("mscnn", {"blocks": 1, "channels": 8}).eval()
+    pair = moving(3)
+    pair.blurred[1] = pair.sharp[1]
+    gains = []
+    for n in (0, 2):
+        x = torch.from_numpy(pair.blurred[n]).permute(2, 0, 1)[None] / 255
+        out = (network(x).detach()[0].clamp(0, 1) * 255).round().permute(1, 2, 0)
+        result = out.numpy().astype(np.uint8)
+        gains.append(psnr(result, pair.sharp[n]) - psnr(pair.blurred[n], pair.sharp[n]))
+    assert validation_gain(network, pair) == pytest.approx(np.mean(gains))
+    pair.blurred[:] = pair.sharp
+    assert math.isnan(validation_gain(network, pair))
+
+
 def test_both_sides_of_the_adversarial_game_move(photos: list[Path], tmp_path: Path) -> None:
     trainer = photo_run("mscnn", tmp_path, photos, adversarial=1e-4, batch=1)
     trainer.sampler.size, trainer.sampler.real_share = 256, 1.0
@@ -545,14 +570,57 @@ def test_both_sides_of_the_adversarial_game_move(photos: list[Path], tmp_path: P
 def test_the_discriminator_learns_and_its_verdict_moves_the_network() -> None:
     """One side alone: it learns to tell two kinds apart; what passes costs less."""
     torch.manual_seed(0)
-    adversary = Adversary(1.0, 3e-4, torch.device("cpu"))
+    adversary = Adversary(1.0, torch.device("cpu"))
     generator = torch.Generator().manual_seed(4)
     sharp = torch.rand(1, 3, 256, 256, generator=generator)
     flat = torch.full((1, 3, 256, 256), 0.5)
-    losses = [adversary.update(flat, sharp) for _ in range(5)]
+    losses = [adversary.update(flat, sharp, 3e-4) for _ in range(5)]
     assert losses[-1] < losses[0] - 0.01
     with torch.no_grad():
         assert float(adversary.term(flat)) > float(adversary.term(sharp))
+    # It is the picture that is told how to pass.
+    x = flat.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(adversary.term(x), x)
+    assert torch.isfinite(slope).all()
+    with torch.no_grad():
+        towards = flat - 0.01 * slope / slope.abs().max()
+        assert float(adversary.term(towards)) < float(adversary.term(flat))
+
+
+def test_the_adversarial_term_is_of_the_finest_size_alone(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other term of the loss left out, only the finest prediction has a slope."""
+    trainer = photo_run("mscnn", tmp_path, photos, adversarial=1e-4, batch=1)
+    trainer.sampler.size = 256
+    trainer.sampler.pairs = [moving(2, 256)]
+    sizes: list[torch.Tensor] = []
+
+    def predicted(*args: Any) -> list[torch.Tensor]:
+        sizes.extend(out.detach().requires_grad_() for out in predict(*args))
+        return sizes
+
+    monkeypatch.setattr("training.train.predict", predicted)
+    monkeypatch.setattr("training.train.multi_scale", lambda *_: torch.zeros(()))
+    loss = trainer._loss(0)[0]
+    finest, *others = torch.autograd.grad(loss, sizes, allow_unused=True)
+    assert len(others) == 2
+    assert torch.isfinite(finest).all()
+    assert (finest != 0).any()
+    assert all(slope is None or not slope.any() for slope in others)
+
+
+def test_the_discriminator_has_the_rate_of_the_network(photos: list[Path], tmp_path: Path) -> None:
+    trainer = photo_run("mscnn", tmp_path, photos, adversarial=1e-4, batch=1, warmup=3, steps=6)
+    trainer.sampler.size = 256
+    trainer.sampler.pairs = [moving(2, 256)]
+    assert trainer.adversary is not None
+    rates = []
+    for _ in range(2):
+        trainer.train_step()
+        rates.append([group["lr"] for group in trainer.adversary.optimiser.param_groups])
+    assert rates == [[trainer.recipe.rate(0)], [trainer.recipe.rate(1)]]
+    assert rates[0] != rates[1]
 
 
 def test_weights_of_several_steps_are_averaged(photos: list[Path], tmp_path: Path) -> None:

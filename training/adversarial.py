@@ -17,14 +17,13 @@ class Adversary:
 
     Args:
         weight: of the adversarial term in the network's loss (1e-4 in the paper).
-        rate: learning rate of the discriminator.
         device: where it lives.
     """
 
-    def __init__(self, weight: float, rate: float, device: torch.device) -> None:
+    def __init__(self, weight: float, device: torch.device) -> None:
         self.weight = weight
         self.discriminator = MscnnDiscriminator().to(device)
-        self.optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=rate)
+        self.optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=0.0)
 
     def term(self, predicted: Tensor) -> Tensor:
         """What the network's loss gains: small when its pictures pass for sharp ones.
@@ -38,10 +37,13 @@ class Adversary:
         logits = self.discriminator.logits(predicted)
         return self.weight * F.softplus(-logits).mean()
 
-    def update(self, predicted: Tensor, sharp: Tensor, world: int = 1) -> float:
+    def update(self, predicted: Tensor, sharp: Tensor, rate: float, world: int = 1) -> float:
         """One step of the discriminator on pictures (B, 3, H, W); returns its loss.
 
-        ``world`` processes, each with pictures of its own, agree on the gradient.
+        Args:
+            predicted, sharp: of at least 256x256 pixels.
+            rate: learning rate, the network's own at this step.
+            world: processes, each with pictures of its own, that agree on the gradient.
         """
         logits = self.discriminator.logits(torch.cat((predicted.detach(), sharp)))
         fake, real = logits.chunk(2)
@@ -50,6 +52,8 @@ class Adversary:
         loss.backward()  # type: ignore[no-untyped-call]
         if world > 1:
             average_gradients(self.discriminator, world)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
         self.optimiser.step()
         return float(loss.detach())
 

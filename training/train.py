@@ -27,6 +27,7 @@ from training.data import PairSequence, Sampler, load_high_speed, load_pairs
 from training.losses import LOSSES, multi_scale, scales_of, weight_penalty
 from training.optimisers import Optimisers, average_gradients
 from training.synthesis import SynthesisConfig
+from vs_deblur.metrics import mean, psnr
 from vs_deblur.sequences import images
 from vs_deblur.tiling import padded_size
 from vs_deblur.timeline import Plan, stream
@@ -230,11 +231,6 @@ def unroll(network: VideoNetwork, blurred: Tensor, state: State | None = None) -
     return torch.stack(out, dim=1)
 
 
-def psnr(mse: float) -> float:
-    """PSNR in dB of a mean squared error of values 0..1."""
-    return -10.0 * math.log10(max(mse, 1e-12))
-
-
 def predict(network: Any, blurred: Tensor, m: int) -> list[Tensor]:
     """What a network makes of (B, T + 2m, 3, H, W): full size (B, T, 3, H, W), then smaller ones.
 
@@ -250,10 +246,12 @@ def predict(network: Any, blurred: Tensor, m: int) -> list[Tensor]:
 
 @torch.no_grad()
 def validation_gain(network: Any, sequence: PairSequence, frames: int = 30) -> float:
-    """Mean gain in dB over the blurred input, the clip's edge frames repeated at its ends."""
+    """Mean gain in dB over the blurred input, the clip's edge frames repeated at its ends.
+
+    Frames that are identical to the sharp ones, before or after, are left out; NaN if all are.
+    """
     spec = network.spec
     blurred = torch.from_numpy(sequence.blurred[:frames]).permute(0, 3, 1, 2).float() / 255.0
-    sharp = torch.from_numpy(sequence.sharp[:frames]).permute(0, 3, 1, 2).float() / 255.0
     height, width = blurred.shape[-2:]
     size = padded_size(height, width, spec.multiple_of, spec.minimum, spec.width_multiple_of)
     device = next(network.parameters()).device
@@ -263,13 +261,14 @@ def validation_gain(network: Any, sequence: PairSequence, frames: int = 30) -> f
         return step_of(network, torch.cat(list(window), dim=1), state)
 
     plan = Plan(0, 0, spec.look_behind, spec.look_ahead)
-    gain = 0.0
+    gains = []
     for out in stream(plan, ((x, n == 0) for n, x in enumerate(padded)), step):
-        result = (out.value[0, :, :height, :width].cpu().clamp(0, 1) * 255).round() / 255
-        before = float((blurred[out.n] - sharp[out.n]).square().mean())
-        after = float((result - sharp[out.n]).square().mean())
-        gain += psnr(after) - psnr(before)
-    return gain / len(padded)
+        result = out.value[0, :, :height, :width].cpu().float().clamp(0, 1).mul(255).round()
+        image = result.to(torch.uint8).permute(1, 2, 0).numpy()
+        before, after = (psnr(i, sequence.sharp[out.n]) for i in (sequence.blurred[out.n], image))
+        gains.append(None if math.isinf(before) or math.isinf(after) else after - before)
+    found = mean(gains)
+    return math.nan if found is None else found
 
 
 def dead_share(network: nn.Module, run: Any) -> float:
@@ -351,7 +350,7 @@ class Trainer:
         self.optimiser = Optimisers(self.network, recipe.optimiser, recipe.outer)
         self.adversary: Adversary | None = None
         if recipe.adversarial:
-            self.adversary = Adversary(recipe.adversarial, recipe.learning_rate, self.device)
+            self.adversary = Adversary(recipe.adversarial, self.device)
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = folder / "checkpoint.pt"
@@ -427,18 +426,20 @@ class Trainer:
             average_gradients(self.network, self.world)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
         if torch.isfinite(norm):  # one bad batch must not cost the run
-            self.optimiser.step(recipe.rate(self.step))
+            rate = recipe.rate(self.step)
+            self.optimiser.step(rate)
             if self.adversary is not None:  # the two sides take turns
-                self.adversary.update(predicted.flatten(0, 1), sharp.flatten(0, 1), self.world)
+                pictures = predicted.flatten(0, 1), sharp.flatten(0, 1)
+                self.adversary.update(*pictures, rate, self.world)
         for module in self.network.modules():
             if isinstance(module, DynamicTemporalBlending):
                 module.project_()
         decay = min(recipe.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for mean, value in zip(
+            for average, value in zip(
                 self.average.parameters(), self.network.parameters(), strict=True
             ):
-                mean.lerp_(value, 1 - decay)
+                average.lerp_(value, 1 - decay)
         self.step += 1
         return float(loss.detach()), float(gain), float(norm)
 

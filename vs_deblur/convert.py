@@ -280,7 +280,7 @@ def _read_parts(
     """The tensors of all files that a configuration needs, by file and name."""
     import torch
 
-    from vs_deblur_models.registry import build_network
+    from vs_deblur_models.registry import build_network, few
 
     try:
         with torch.device("meta"):
@@ -290,8 +290,7 @@ def _read_parts(
     wanted = dict.fromkeys(foreign(key).partition(":")[0] for key in keys)
     missing = [name for name in wanted if name not in files]
     if missing:
-        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-        raise WeightsError(f"missing: {', '.join(missing[:8])}{more}", str(folder))
+        raise WeightsError(f"missing: {few(missing)}", str(folder))
     tensors: Tensors = {}
     sources = []
     for name in wanted:

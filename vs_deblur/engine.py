@@ -175,7 +175,11 @@ class Deblurrer:
             blended (``spec.tile_overlap``), have a least size, and differ a little from the whole.
         segment: frames of a segment (0: one recurrence from the last cut on).
         warmup: frames over which a segment's state is warmed up; at most a segment's length.
-        memory: bytes that a step may take; None for a share of the device's.
+        memory: bytes that the network may take for a step, beyond the frames or the picture
+            themselves; None for a share of the device's (60 % of a GPU's, a quarter of the
+            machine's but at most 4 GiB). On the CPU that share holds a picture's own samples
+            too: 60 bytes a pixel of it are set aside, and of the share 3 GiB at most are used,
+            but the network gets at least an eighth of it.
         kind: "video" or "photo": which model "auto" is. Any model does either: a network for
             photos takes each frame by itself, one for video sees a photo as a clip that stands.
 
@@ -214,6 +218,7 @@ class Deblurrer:
         if not self.spec.is_recurrent:  # nothing to warm up: every frame starts afresh
             self.plan = Plan(1, 0, self.spec.look_behind, self.spec.look_ahead)
         self.memory = memory_budget(self.device) if memory is None else float(memory)
+        self._memory_is_given = memory is not None
         self._tile = None if tile is None else round_up(tile, self.spec.multiple_of)
         self._ceiling: int | None = None  # set when memory ran out
         self._told = False  # that the parts of a picture differ from the whole
@@ -394,11 +399,15 @@ class Deblurrer:
 
         Args:
             picture: (H, W, 3) or (H, W, 4) uint8, uint16 (full range) or float32 (0..1, may go
-                beyond), sRGB-encoded or in the encoding of its own profile; a fourth channel
-                (alpha) comes back untouched.
+                beyond), sRGB-encoded or in the encoding of its own profile. A fourth channel
+                comes back untouched and is not looked at: colours are taken as they are, also
+                where alpha is 0, and their edges reach into the visible pixels beside them. To
+                avoid that, do as ``vs-deblur photo`` does: give invisible pixels the colours of
+                visible ones (:func:`vs_deblur.hosts.photo.fill`), divide out an alpha that is
+                multiplied in, and put the invisible colours back afterwards.
             progress: called after each tile with how many are done and how many there are; from
-            the start again where memory ran out and tiles were halved. What it raises ends the
-            call and is raised as it is. It must not call the engine.
+                the start again where memory ran out and tiles were halved. What it raises ends
+                the call and is raised as it is. It must not call the engine.
 
         Returns:
             an array of the same shape and type.
@@ -437,7 +446,7 @@ class Deblurrer:
             with self._lock, self._errors():
                 window = self.spec.window
                 x = torch.cat([prepared.rgb] * window, dim=1) if window > 1 else prepared.rgb
-                sharp, _ = self._run(x, None, _photo_budget(self.memory, self.device, x), tell)
+                sharp, _ = self._run(x, None, self._photo_budget(x), tell)
                 self._check_finite(sharp)
                 del x
                 planes = self._finished(prepared, sharp).planes
@@ -446,6 +455,13 @@ class Deblurrer:
         if picture.shape[2] == 4:
             planes.append(picture[..., 3])
         return np.stack(planes, axis=-1)
+
+    def _photo_budget(self, x: Tensor) -> float:
+        """Bytes that the network may take for a tile of a picture."""
+        if self._memory_is_given or self.device.type == "cuda":
+            return self.memory
+        rest = min(self.memory, _PHOTO_MEMORY) - _PHOTO_BYTES * x.shape[-2] * x.shape[-1]
+        return max(rest, self.memory / 8)
 
     # ------------------------------------------------------------------ the network
 
@@ -614,18 +630,10 @@ class _StoppedError(Exception):
     """What a progress callback raised, on its way past the translation of the device's errors."""
 
 
-# What a picture may take of the memory on the CPU, all in all, and what each of its pixels takes
-# outside the network: samples, network input, result, change.
+# What a picture may take of the memory on the CPU by default, all in all, and what each of its
+# pixels takes outside the network: samples, network input, result, change.
 _PHOTO_MEMORY = 3 << 30
 _PHOTO_BYTES = 60
-
-
-def _photo_budget(memory: float, device: torch.device, x: Tensor) -> float:
-    """Bytes that the network may take for a tile of a picture."""
-    if device.type == "cuda":
-        return memory
-    rest = min(memory, _PHOTO_MEMORY) - _PHOTO_BYTES * x.shape[-2] * x.shape[-1]
-    return max(rest, memory / 8)
 
 
 def array_format(frame: NDArray[Any]) -> PixelFormat:

@@ -175,9 +175,7 @@ def _inspect_pickle(stream: io.BytesIO, data: bytes, path: Path) -> None:
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name in _HIDDEN or (opcode.name == "GLOBAL" and argument not in _HARMLESS):
                 raise WeightsError(
-                    f"it asks for {_name(argument)}, which is no part of weights",
-                    str(path),
-                    f"nothing in it was run; {_ALONE}",
+                    _complaint(argument), str(path), f"nothing in it was run; {_ALONE}"
                 )
     except WeightsError:
         raise
@@ -185,10 +183,11 @@ def _inspect_pickle(stream: io.BytesIO, data: bytes, path: Path) -> None:
         raise WeightsError(f"weights cannot be read: {_broken(data)}", str(path)) from error
 
 
-def _name(argument: object) -> str:
-    if not isinstance(argument, str):
-        return "a name that it hides"
-    return "".join(c if c.isprintable() else "?" for c in argument.replace(" ", "."))[:80]
+def _complaint(argument: object) -> str:
+    if not isinstance(argument, str):  # the name is only put together while it is loaded
+        return "it can run code, and which cannot be seen beforehand"
+    name = "".join(c if c.isprintable() else "?" for c in argument.replace(" ", "."))[:80]
+    return f"it asks for {name}, which is no part of weights"
 
 
 def _loaded(data: bytes, path: Path) -> object:

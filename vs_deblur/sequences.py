@@ -11,11 +11,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vs_deblur.errors import InputError, reason
+
+if TYPE_CHECKING:
+    from PIL import ImageFile
 
 IMAGE_SUFFIXES = frozenset((".png", ".webp", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm"))
 
@@ -89,6 +93,19 @@ def _key_by_number(paths: Sequence[Path]) -> dict[object, Path]:
     return {frame_number(p.stem)[1]: p for p in paths}
 
 
+def _without_partner(blurred: Sequence[Path], sharp: Sequence[Path]) -> str:
+    """The first image whose name the other side lacks, or whose number where no names agree."""
+    ours: dict[object, Path] = {p.stem: p for p in blurred}
+    theirs: dict[object, Path] = {p.stem: p for p in sharp}
+    if ours.keys().isdisjoint(theirs):
+        ours, theirs = _key_by_number(blurred), _key_by_number(sharp)
+    for mine, others, other in ((ours, theirs, "sharp"), (theirs, ours, "blurred")):
+        for key, path in mine.items():
+            if key not in others:
+                return f"{path.name} has no {other} counterpart"
+    return "two have the same name"
+
+
 def match(blurred: Sequence[Path], sharp: Sequence[Path], where: str) -> list[ImagePair]:
     """Pair images by their names, or by the numbers in them where the names differ.
 
@@ -97,7 +114,8 @@ def match(blurred: Sequence[Path], sharp: Sequence[Path], where: str) -> list[Im
     """
     if len(blurred) != len(sharp):
         raise InputError(
-            f"{len(blurred)} blurred but {len(sharp)} sharp images",
+            f"{len(blurred)} blurred but {len(sharp)} sharp images: "
+            + _without_partner(blurred, sharp),
             where,
             "each blurred frame needs the sharp frame of the same name",
         )
@@ -176,15 +194,59 @@ def two_folders(blurred: Path, sharp: Path) -> list[ImageSequence]:
     names = [f.name for f in _folders(blurred)]
     others = [f.name for f in _folders(sharp)]
     if names != others:
-        raise InputError(
-            f"{len(names)} blurred but {len(others)} sharp sequences"
-            if len(names) != len(others)
-            else f"{next(n for n in names if n not in others)} has no sharp counterpart",
-            f"{blurred} and {sharp}",
-        )
+        mine = next((f"{n} has no sharp counterpart" for n in names if n not in others), None)
+        what = mine or next(f"{n} has no blurred counterpart" for n in others if n not in names)
+        if len(names) != len(others):
+            what = f"{len(names)} blurred but {len(others)} sharp sequences: {what}"
+        raise InputError(what, f"{blurred} and {sharp}")
     if not names:
         raise InputError("no images", str(blurred), f"known: {' '.join(sorted(IMAGE_SUFFIXES))}")
     return [_sequence(n, blurred / n, sharp / n) for n in names]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says before its samples are decoded.
+
+    Attributes:
+        size: width and height as seen, after its EXIF orientation.
+        is_deep: whether it has more than 8 bits a sample.
+        is_animated: whether it is a film: APNG, animated WebP.
+    """
+
+    size: tuple[int, int]
+    is_deep: bool
+    is_animated: bool
+
+
+def header(path: Path) -> Header | None:
+    """The header of an image; None where there is none to read, which reading it will explain."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Pillow decodes a whole PNG to look for EXIF behind its samples.
+            turned = image.format != "PNG" and image.getexif().get(0x0112, 1) in range(5, 9)
+            size = (height, width) if turned else (width, height)
+            animated = image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False)
+            return Header(size, _is_deep(image), animated)
+    except Exception:  # strangers' bytes: whatever Pillow makes of them
+        return None
+
+
+def _is_deep(image: ImageFile.ImageFile) -> bool:
+    # Pillow would cut 16-bit RGB down to 8 without a word; the raw mode tells.
+    raw_modes = [str(t.args[0] if isinstance(t.args, tuple) else t.args) for t in image.tile]
+    return any(";16" in m for m in raw_modes) or image.mode[0] in "IF"
+
+
+def sizes_differ(sequence: ImageSequence) -> bool:
+    """Whether the blurred images of a sequence are not all of one size, by their headers."""
+    found = (header(pair.blurred) for run in sequence.runs for pair in run)
+    sizes = (h.size for h in found if h is not None)
+    first = next(sizes, None)
+    return any(size != first for size in sizes)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -197,11 +259,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     try:
         with Image.open(path) as image:
-            # Pillow would cut 16-bit RGB down to 8 without a word; the raw mode tells.
-            raw_modes = [
-                str(t.args[0] if isinstance(t.args, tuple) else t.args) for t in image.tile
-            ]
-            if any(";16" in m for m in raw_modes) or image.mode[0] in "IF":
+            if _is_deep(image):
                 raise InputError("more than 8 bits a sample", str(path), "convert it to 8 bits")
             upright = ImageOps.exif_transpose(image)
             if upright.has_transparency_data:

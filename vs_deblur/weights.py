@@ -16,9 +16,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vs_deblur.errors import WeightsError, reason
+
+if TYPE_CHECKING:
+    from vs_deblur_models.registry import Entry
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,18 @@ def sha256_of(path: Path) -> str:
         raise unreadable(path, error) from error
 
 
-def _networks() -> tuple[str, ...]:
+def _networks() -> Mapping[str, Entry]:
     from vs_deblur_models.registry import ENTRIES
 
-    return tuple(ENTRIES)
+    return ENTRIES
+
+
+def no_weights(network: str) -> WeightsError:
+    """The error that says that no weights of a network ship, and how to come by some."""
+    hint = f"shipped: {', '.join(shipped()) or 'none'}"
+    if _networks()[network].is_published:
+        hint += "; `vs-deblur models convert` makes a file of published ones"
+    return WeightsError(f"no trained weights for {network} are shipped", None, hint)
 
 
 def locate(model: str, kind: str = "video") -> tuple[Path, Card | None]:
@@ -165,11 +176,7 @@ def locate(model: str, kind: str = "video") -> tuple[Path, Card | None]:
         raise unreadable(model, error) from error
     ships = ", ".join(cards) or "none"
     if model in _networks():
-        raise WeightsError(
-            f"no trained weights for {model} are shipped",
-            None,
-            f"shipped: {ships}; `vs-deblur models convert` makes a file of published ones",
-        )
+        raise no_weights(model)
     if path.suffix or path.name != model:
         raise WeightsError("no such weights file", model, f"shipped models: {ships}")
     near = difflib.get_close_matches(model, cards, n=1)

@@ -111,7 +111,7 @@ class Mscnn(nn.Module):
             is_recurrent=False,
             flops_per_pixel=2.0 * (one * share - 25 * c * 3 * 0.25 ** (scales - 1)),
             bytes_per_pixel=4.0 * (3.3 * c + 12),
-            tile_overlap=128,
+            tile_overlap=128,  # a guess: no trained weights to measure it on
         )
 
     def reduce(self, picture: Tensor) -> Tensor:

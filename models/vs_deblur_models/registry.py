@@ -41,6 +41,7 @@ class Entry:
         infer: hyper-parameters from the shapes of a checkpoint.
         traceless: hyper-parameters that leave no trace in the shapes; :func:`save_network` writes
             them into the metadata where they are not the default.
+        is_published: whether its authors published weights, which can be converted.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Entry:
     detect: Callable[[Shapes], bool]
     infer: Callable[[Shapes], dict[str, Any]]
     traceless: tuple[str, ...] = ()
+    is_published: bool = False
 
 
 def count_children(shapes: Shapes, prefix: str) -> int:
@@ -172,6 +174,7 @@ ENTRIES: dict[str, Entry] = {
             lambda s: "networks.0.0.weight" in s,
             _infer_mscnn,
             ("pyramid",),
+            is_published=True,
         ),
         Entry(
             "srn",
@@ -179,6 +182,7 @@ ENTRIES: dict[str, Entry] = {
             lambda **config: Srn(SrnConfig(**config)),
             lambda s: "encoder3.conv.weight" in s and "unblocks3.0.conv1.weight" in s,
             _infer_srn,
+            is_published=True,
         ),
         Entry(
             "dmphn",
@@ -186,6 +190,7 @@ ENTRIES: dict[str, Entry] = {
             lambda **config: Dmphn(DmphnConfig(**config)),
             lambda s: "stacks.0.encoders.0.0.weight" in s,
             _infer_dmphn,
+            is_published=True,
         ),
         Entry(
             "photo_lite",
@@ -225,7 +230,8 @@ def detect(shapes: Shapes) -> Entry:
     raise UnknownCheckpointError("the tensors' names are not those of a known network")
 
 
-def _few(names: list[str]) -> str:
+def few(names: list[str]) -> str:
+    """Names for an error: the first five, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
 
@@ -242,7 +248,7 @@ def compare_shapes(shapes: Shapes, expected: Shapes) -> None:
         f"{k} is {shapes[k]}, not {v}" for k, v in expected.items() if shapes.get(k, v) != v
     ]
     faults = {"missing": missing, "left over": extra, "misshapen": misshapen}
-    text = "; ".join(f"{fault}: {_few(names)}" for fault, names in faults.items() if names)
+    text = "; ".join(f"{fault}: {few(names)}" for fault, names in faults.items() if names)
     if text:
         raise CheckpointMismatchError(text)
 

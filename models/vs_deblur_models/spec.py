@@ -31,7 +31,8 @@ class NetworkSpec:
         is_recurrent: whether a state is carried from frame to frame.
         flops_per_pixel: floating-point operations (two a multiply-add) of one step, a pixel.
         bytes_per_pixel: peak memory of one step in float32 beyond its frames, bytes a pixel
-            (measured on the CPU, where it is largest).
+            (measured on the CPU, where it is largest). It holds from half a megapixel on;
+            smaller tiles may take more a pixel.
     """
 
     network: str

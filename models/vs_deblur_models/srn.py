@@ -143,7 +143,7 @@ class Srn(nn.Module):
             is_recurrent=False,
             flops_per_pixel=2.0 * one * (1 + 1 / 4 + 1 / 16),
             bytes_per_pixel=4.0 * (9 * 32 + 14) * (3 // planes),
-            tile_overlap=192,
+            tile_overlap=192,  # a guess: no trained weights to measure it on
         )
 
     def _pass(

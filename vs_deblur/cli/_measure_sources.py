@@ -1,9 +1,9 @@
-"""What ``vs-deblur measure`` can compare: pair folders, folders of images, video files."""
+"""What ``vs-deblur measure`` can compare: pair folders, folders of images, two files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,13 +25,15 @@ class Source:
         name: of the sequence.
         frames: their number, None where it is not known beforehand.
         runs: opens it.
-        kind: "photo" if no two frames follow each other, else "video".
+        kind: what it is taken for, "photo" or "video".
+        why: what says so, in a few words.
     """
 
     name: str
     frames: int | None
     runs: Callable[[], Iterator[Run]]
-    kind: Kind = "video"
+    kind: Kind
+    why: str
 
 
 def sources(blurred: Path, sharp: Path | None) -> list[Source]:
@@ -53,7 +55,7 @@ def sources(blurred: Path, sharp: Path | None) -> list[Source]:
         raise UsageError("a file needs a second one to be compared with", str(blurred))
     if blurred.is_dir() or sharp.is_dir():
         raise InputError("one is a folder and one is a file", f"{blurred} and {sharp}")
-    return [_of_videos(blurred, sharp)]
+    return [_of_files(blurred, sharp)]
 
 
 def _of_images(sequence: ImageSequence) -> Source:
@@ -62,8 +64,34 @@ def _of_images(sequence: ImageSequence) -> Source:
 
         return image_runs(sequence)
 
-    kind: Kind = "photo" if all(len(run) == 1 for run in sequence.runs) else "video"
-    return Source(sequence.name, sequence.frames, runs, kind)
+    return Source(sequence.name, sequence.frames, runs, *_kind_of(sequence))
+
+
+def _kind_of(sequence: ImageSequence) -> tuple[Kind, str]:
+    """What images in a folder are taken for, and why."""
+    from vs_deblur.sequences import sizes_differ
+
+    if all(len(run) == 1 for run in sequence.runs):
+        return "photo", "no two numbers follow each other"
+    if sizes_differ(sequence):
+        return "photo", "their sizes differ"
+    return "video", "numbers follow each other"
+
+
+def _of_files(blurred: Path, sharp: Path) -> Source:
+    """Two image files are a photo and its sharp counterpart, everything else are films."""
+    from vs_deblur.sequences import IMAGE_SUFFIXES, ImagePair, ImageSequence, header
+
+    files = (blurred, sharp)
+    headers = [header(f) if f.suffix.lower() in IMAGE_SUFFIXES else None for f in files]
+    are_images = all(f.suffix.lower() in IMAGE_SUFFIXES for f in files)
+    if not are_images or any(h is not None and h.is_animated for h in headers):
+        return _of_videos(blurred, sharp)
+    if any(h is not None and h.is_deep for h in headers):  # Pillow would cut them to 8 bits
+        found = _of_videos(blurred, sharp)
+    else:
+        found = _of_images(ImageSequence(blurred.stem, ((ImagePair(blurred, sharp),),)))
+    return replace(found, kind="photo", why="two image files")
 
 
 def _of_videos(blurred: Path, sharp: Path) -> Source:
@@ -79,7 +107,7 @@ def _of_videos(blurred: Path, sharp: Path) -> Source:
 
         yield Run(ours.info.fmt, _side_by_side(ours, theirs))
 
-    return Source(blurred.stem, ours.info.length, runs)
+    return Source(blurred.stem, ours.info.length, runs, "video", "two video files")
 
 
 def _side_by_side(ours: VideoReader, theirs: VideoReader) -> Iterator[tuple[Planes, Image]]:

@@ -66,18 +66,19 @@ def check_versions() -> Iterator[Check]:
     """Python, ourselves, and what we stand on."""
     yield Check("python", "ok", f"{platform.python_version()}, {platform.system()}")
     yield Check("vs-deblur", "ok", __version__)
-    for name in ("torch", "numpy", "safetensors"):
+    for name in ("torch", "numpy", "safetensors", "pillow"):
         version = _version(name)
         status: Status = "ok" if version else "fail"
         yield Check(name, status, version or "not installed", 0 if version else 1)
     optional = {
-        "vapoursynth": "the filter and .vpy scripts",
-        "vapoursynth-bestsource": "reading video files in scripts",
-        "av": "the commands for video files",
+        "vapoursynth": ("the filter and .vpy scripts", "video"),
+        "vapoursynth-bestsource": ("reading video files in scripts", "video"),
+        "av": ("the commands for video files and PNG photos of 16 bits", "video"),
+        "tifffile": ("TIFF photos", "photo16"),
     }
-    for name, use in optional.items():
+    for name, (use, extra) in optional.items():
         version = _version(name)
-        missing = f"not installed, needed for {use}: pip install vs-deblur[video]"
+        missing = f"not installed, needed for {use}: pip install vs-deblur[{extra}]"
         yield Check(name, "ok" if version else "warn", version or missing)
     cupy = _version(*_CUPY)
     yield Check("cupy", "ok", cupy or "not installed, nothing needs it")
@@ -112,18 +113,19 @@ def check_weights() -> Iterator[Check]:
 
     try:
         cards = shipped()
-        default = default_model()
+        default_model()
     except WeightsError as error:
         yield _failed("models", error)
         return
-    for name in cards:
+    use = {"video": ", default for video", "photo": ", default for photos"}
+    for name, card in cards.items():
         try:
             parameters = sum(p.numel() for p in load(name).network.parameters())
         except WeightsError as error:
             yield _failed(f"model {name}", error)
             continue
         text = f"sha256 right, {parameters:,} parameters"
-        yield Check(f"model {name}", "ok", text + (", default" if name == default else ""))
+        yield Check(f"model {name}", "ok", text + (use[card.kind] if card.default else ""))
 
 
 def check_engine() -> Iterator[Check]:
@@ -138,6 +140,25 @@ def check_engine() -> Iterator[Check]:
     if out.shape != frames.shape or not np.isfinite(out).all():
         raise EngineError("the default model gave values that are not finite")
     yield Check("self-test", "ok", deblurrer.describe())
+
+
+def check_photos() -> Iterator[Check]:
+    """A tiny picture through the default model for photos."""
+    import numpy as np
+
+    from vs_deblur.engine import Deblurrer
+    from vs_deblur.weights import shipped
+
+    name = "self-test photos"
+    if not any(card.kind == "photo" and card.default for card in shipped().values()):
+        yield Check(name, "warn", "no photo model is shipped: give --model FILE for photos")
+        return
+    picture = np.random.default_rng(0).random((48, 64, 3), dtype=np.float32)
+    deblurrer = Deblurrer(kind="photo")
+    out = deblurrer.photo(picture)
+    if out.shape != picture.shape or not np.isfinite(out).all():
+        raise EngineError("the default model for photos gave values that are not finite")
+    yield Check(name, "ok", deblurrer.describe())
 
 
 def check_filter() -> Iterator[Check]:
@@ -188,6 +209,7 @@ CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
     "devices": check_devices,
     "models": check_weights,
     "self-test": check_engine,
+    "self-test photos": check_photos,
     "filter": check_filter,
     "vspipe": check_vspipe,
 }

@@ -15,7 +15,7 @@ import click
 from vs_deblur.cli._common import ModelSettings, model_options
 from vs_deblur.cli._measure_sources import Source, sources
 from vs_deblur.cli._output import OutputFile
-from vs_deblur.cli._progress import Progress, warn
+from vs_deblur.cli._progress import Progress, note, warn
 from vs_deblur.errors import OutputError, UsageError, reason
 
 if TYPE_CHECKING:
@@ -85,8 +85,13 @@ def mean_row(rows: list[Row]) -> Row:
 
 
 def _text(row: Row, key: str, form: str) -> str:
-    if key.startswith("psnr_") and row.get(key.replace("psnr", "identical")) == row["frames"]:
-        return "inf"
+    if key.startswith("psnr_") and "per_frame" in row:
+        other = {"psnr_before": "identical_after", "psnr_after": "identical_before"}[key]
+        if row[key.replace("psnr", "identical")] == row["frames"]:
+            return "inf"
+        if row[other] == row["frames"]:  # infinite there, so that there is no gain, but known here
+            known = [f[key] for f in row["per_frame"] if f[key] is not None]
+            return format(sum(known) / len(known), form)
     return "-" if row[key] is None else format(row[key], form)
 
 
@@ -119,7 +124,7 @@ def _warn_of_identical(rows: list[Row]) -> None:
         if before or after:
             warn(
                 f"{row['name']}: {before} frames before and {after} after are identical to the "
-                "sharp ones (infinite PSNR) and not in the means"
+                "sharp ones (infinite PSNR); such frames are in neither mean of PSNR"
             )
 
 
@@ -149,6 +154,24 @@ class Engines:
         if kind not in self.made:
             self.made[kind] = self.settings.deblurrer(kind=kind)
         return self.made[kind]
+
+
+def _tell_kinds(found: list[Source], engines: Engines) -> None:
+    """Say what sequences are taken for and why: it decides which model is measured."""
+    if engines.settings.model != "auto" or engines.kind is not None:
+        return  # the user has said it
+    from vs_deblur_models.registry import few
+
+    names: dict[tuple[Kind, str], list[str]] = {}
+    for source in found:
+        names.setdefault((source.kind, source.why), []).append(source.name)
+    for (kind, why), group in names.items():
+        whose = f"{few(group)}: " if len(names) > 1 else ""
+        taken = {
+            "video": f"taken as video frames ({why}); --photos for single photos",
+            "photo": f"taken as photos ({why}); --frames for frames in a row",
+        }
+        note(whose + taken[kind])
 
 
 def _measure_all(
@@ -208,7 +231,8 @@ def _write(path: Path, text: str) -> None:
     "--photos/--frames",
     default=None,
     help="Which model auto is: the one for photos, or the one for frames in a row. [default: for "
-    "photos where no two images have consecutive numbers]",
+    "photos where it is two image files, where no two images have consecutive numbers, or where "
+    "their sizes differ]",
 )
 @model_options
 def command(
@@ -223,9 +247,10 @@ def command(
 ) -> None:
     """PSNR and SSIM before and after, against sharp frames.
 
-    BLURRED and SHARP are folders of images, folders of such folders, or video files. One folder
-    alone holds blur/ and sharp/, or holds folders that do. Images with consecutive numbers are
-    consecutive frames.
+    BLURRED and SHARP are two image files, two video files, folders of images, or folders of such
+    folders. One folder alone holds blur/ and sharp/, or holds folders that do. Images with
+    consecutive numbers are consecutive frames, unless their sizes differ: --photos says that they
+    are single photos. A line on stderr says what they were taken for.
 
     Frames are compared as 8-bit RGB. A sequence's figure is the mean over its frames, the last
     line the mean over sequences. Pulse is the change of the correction across segment borders to
@@ -238,6 +263,7 @@ def command(
     # The page's folder is tried before the work, not after it.
     with OutputFile(html, overwrite=overwrite) if html else nullcontext() as page_file:
         engines = Engines(settings, None if photos is None else "photo" if photos else "video")
+        _tell_kinds(found, engines)
         figures, shown = _measure_all(found, engines, page_file is not None)
         if page_file is not None:
             from vs_deblur.report import page

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 VGA = 640 * 480
-NO_WEIGHTS = (
-    "no weights: not trained yet; `vs-deblur models convert` makes a file of published ones"
-)
 
 
 def _size_of(path: Path) -> int | None:
@@ -80,6 +77,7 @@ def _of_untrained(entry: Entry) -> Row:
         "kind": "video" if takes_frames(network) else "photo",
         "shipped": False,
         "paper": entry.paper,
+        "published": entry.is_published,
         **_of_network(network),
     }
 
@@ -116,14 +114,21 @@ def details(model: str) -> tuple[Row, WeightsError | None]:
     """All that is known of a model, and why it cannot be loaded if so.
 
     Args:
-        model: "auto", the name of a shipped model, or the path of a safetensors file.
+        model: "auto", the name of a shipped model or of a network without weights, or the path of
+            a safetensors file.
 
     Raises:
-        WeightsError: no such model or file.
+        WeightsError: no such model or file, or a file that is not safetensors.
     """
-    from vs_deblur.weights import load, locate, sha256_of
+    from vs_deblur.weights import load, locate, read_tensors, sha256_of, shipped
+    from vs_deblur_models.registry import ENTRIES
 
-    path, card = locate(model)
+    try:
+        path, card = locate(model)
+    except WeightsError:
+        if model in ENTRIES and model not in shipped():
+            return _of_untrained(ENTRIES[model]), None
+        raise
     row: Row = {"name": path.stem, "path": str(path), "bytes": _size_of(path)}
     if card is not None:
         row = _of_card(card)
@@ -135,6 +140,8 @@ def details(model: str) -> tuple[Row, WeightsError | None]:
     try:
         loaded = load(model)
     except WeightsError as error:
+        if card is None:
+            read_tensors(path)  # of what is no weights file at all, nothing else is worth telling
         return row | {"ok": False, "problem": str(error)}, error
     return row | _of_network(loaded.network) | _provenance(loaded) | {"ok": True}, None
 
@@ -188,17 +195,33 @@ def _table(rows: list[Row]) -> Iterator[str]:
         yield "  ".join((*left, *right))
 
 
+def _no_weights(published: list[str]) -> str:
+    """What to say of networks without weights; the names are of those that can be converted."""
+    from vs_deblur_models.registry import few
+
+    text = "no weights: not trained yet"
+    if published:
+        text += f"; `vs-deblur models convert` makes a file of published ones of {few(published)}"
+    return text
+
+
 def _lines(row: Row) -> Iterator[str]:
-    facts: dict[str, object] = {"file": row["path"], "size": _megabytes(row["bytes"])}
+    facts: dict[str, object] = {}
+    if "paper" in row:
+        facts["weights"] = _no_weights([row["name"]] if row["published"] else [])
+        facts["paper"] = row["paper"]
+    else:
+        facts |= {"file": row["path"], "size": _megabytes(row["bytes"])}
     if "licence" in row:
         facts["licence"] = row["licence"]
         facts["training data"] = row["training_data"]
         facts["recipe"] = row["recipe"]
-    facts["sha256"] = (
-        row["sha256"] + {True: " (ok)", False: " (differs)", None: ""}[row.get("sha256_ok")]
-    )
+    if "sha256" in row:
+        facts["sha256"] = (
+            row["sha256"] + {True: " (ok)", False: " (differs)", None: ""}[row.get("sha256_ok")]
+        )
     facts["network"] = row.get("network", "unknown")
-    if row["ok"]:
+    if row.get("ok", True):
         config = ", ".join(f"{k} = {v}" for k, v in row["config"].items())
         facts["hyper-parameters"] = config
         facts["parameters"] = f"{row['parameters']:,}"
@@ -244,7 +267,7 @@ def list_models(as_json: bool) -> None:
             click.echo(line)
         click.echo("gain: PSNR over the blurred input, mean of the validation set (see info NAME)")
         if not all(row["shipped"] for row in rows):
-            click.echo(NO_WEIGHTS)
+            click.echo(_no_weights([row["name"] for row in rows if row.get("published")]))
     for fault in faults[1:]:
         warn(str(fault))
     if faults:
@@ -255,7 +278,7 @@ def list_models(as_json: bool) -> None:
 @click.argument("model", metavar="NAME|FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(model: str, as_json: bool) -> None:
-    """All that is known of a shipped model or a safetensors file."""
+    """All that is known of a shipped model, a network without weights or a safetensors file."""
     row, fault = details(model)
     if as_json:
         click.echo(json.dumps(row, indent=1))
