@@ -58,6 +58,7 @@ MAGIC = b"VSDB"
 MAX_JSON = 1 << 16
 MAX_PAYLOAD = 1 << 28
 AGAIN = "Run `vs-deblur gimp install` in a terminal, and restart GIMP."
+DOCTOR = "`vs-deblur gimp doctor` in a terminal tells more."
 # What GIMP sets for its own libraries and must not reach another Python.
 HOST_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "GI_TYPELIB_PATH")
 
@@ -74,6 +75,11 @@ def settings() -> dict[str, Any]:
 def log_path() -> Path:
     """The file that takes what the worker says."""
     return Path(GLib.get_user_cache_dir(), "vs-deblur", "gimp.log")
+
+
+def where_log() -> str:
+    """The end of a message."""
+    return f"The log is {log_path()}."
 
 
 def open_log() -> Any:
@@ -98,7 +104,7 @@ class Worker:
         found = settings()
         python = os.environ.get("VS_DEBLUR_PYTHON") or found.get("python")
         if not python:
-            raise Failure(f"{TITLE} does not know where vs-deblur is. {AGAIN}")
+            raise Failure(f"{TITLE} does not know where vs-deblur is. {AGAIN} {where_log()}")
         argv = [str(a) for a in found.get("argv", ("-I", "-m", "vs_deblur", "gimp", "worker"))]
         environment = {
             name: value
@@ -119,7 +125,9 @@ class Worker:
         except OSError as error:
             self.log.close()
             why = error.strerror or str(error)
-            raise Failure(f"vs-deblur cannot be started: {why} ({python}). {AGAIN}") from error
+            raise Failure(
+                f"vs-deblur cannot be started: {why} ({python}). {AGAIN} {where_log()}"
+            ) from error
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.requests, self.answers = self.process.stdin, self.process.stdout
@@ -134,7 +142,8 @@ class Worker:
             watchdog.cancel()
         if hello.get("protocol") != PROTOCOL:
             self.end()
-            raise Failure(f"vs-deblur {hello.get('version')} does not fit this action. {AGAIN}")
+            version = hello.get("version")
+            raise Failure(f"vs-deblur {version} does not fit this action. {AGAIN} {where_log()}")
 
     def say(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
         """Send a message."""
@@ -151,14 +160,14 @@ class Worker:
         """The next answer: its JSON and its payload."""
         magic, length, size = HEAD.unpack(self._read(HEAD.size))
         if magic != MAGIC or length > MAX_JSON or size > MAX_PAYLOAD:
-            raise Failure(f"vs-deblur answered with something else. {self._where()} {AGAIN}")
+            raise Failure(f"vs-deblur answered with something else. {AGAIN} {where_log()}")
         try:
             fields = json.loads(self._read(length).decode())
             kind = fields["type"]
         except (ValueError, KeyError, TypeError) as error:
-            raise Failure(f"vs-deblur gave no valid answer. {self._where()} {AGAIN}") from error
+            raise Failure(f"vs-deblur gave no valid answer. {AGAIN} {where_log()}") from error
         if kind == "error":
-            raise Failure(f"{fields.get('message')}. {self._where()}")
+            raise Failure(f"{fields.get('message')}. {DOCTOR} {where_log()}")
         return fields, self._read(size)
 
     def ask(self, kind: str, **fields: Any) -> dict[str, Any]:
@@ -171,14 +180,14 @@ class Worker:
         return self.ask("load", model=model)
 
     def deblur(
-        self, job: Job, strips: Iterator[bytes], progress: Callable[[float], None]
+        self, job: Job, strips: Iterator[bytes], progress: Callable[[int, int], None]
     ) -> list[bytes]:
         """Have a picture deblurred.
 
         Args:
             job: what comes.
             strips: its samples, rows after rows.
-            progress: told of the share that is done.
+            progress: told of tiles that are done, and of all.
 
         Returns:
             the samples of the job's box, a number of whole rows each.
@@ -199,7 +208,7 @@ class Worker:
         while True:
             fields, payload = self.listen()
             if fields["type"] == "progress":
-                progress(fields["done"] / max(fields["total"], 1))
+                progress(fields["done"], max(fields["total"], 1))
             elif fields["type"] == "rows":
                 rows.append(payload)
             elif fields["type"] == "done":
@@ -226,7 +235,7 @@ class Worker:
         if len(found) < count:
             # Rubbish is told from silence by its first bytes.
             if found and not MAGIC.startswith(found[:4]):
-                raise Failure(f"vs-deblur answered with something else. {self._where()} {AGAIN}")
+                raise Failure(f"vs-deblur answered with something else. {AGAIN} {where_log()}")
             raise self._ended()
         return found
 
@@ -235,10 +244,10 @@ class Worker:
             code: Any = self.process.wait(timeout=1)
         except subprocess.TimeoutExpired:
             code = "none"
-        return Failure(f"vs-deblur ended unexpectedly (exit code {code}). {self._where()}")
-
-    def _where(self) -> str:
-        return f"Its log is {log_path()}."
+        memory = " Perhaps memory ran out: select a smaller part." if code == -9 else ""
+        return Failure(
+            f"vs-deblur ended unexpectedly (exit code {code}).{memory} {DOCTOR} {where_log()}"
+        )
 
     def _note(self, text: str) -> None:
         with suppress(OSError):
@@ -435,10 +444,11 @@ def deblur(
         area = around(drawable, box, facts["margin"], facts["align"])
         job = Job(drawable, box, area, wire_of(drawable), options.model, options.strength)
 
-        def share(part: float, n: int = n) -> None:
-            progress((n + part) / len(drawables), text)
+        def share(done: int, total: int, n: int = n) -> None:
+            tiles = f", {done} of {total} tiles" if done and total > 1 else ""
+            progress((n + done / total) / len(drawables), text + tiles)
 
-        share(0.0)
+        share(0, 1)
         results.append((job, worker.deblur(job, read(drawable, area, job.wire), share)))
     progress(1.0, text)
     with undo_step(image), result_layers(image, drawables, options) as targets:
@@ -559,7 +569,7 @@ class Computer(threading.Thread):
                     if self._stopped:
                         return
                 assert request is not None
-                rows = self.worker.deblur(request.job, iter(request.strips), lambda share: None)
+                rows = self.worker.deblur(request.job, iter(request.strips), lambda *_: None)
                 GLib.idle_add(self._show, request, rows)
         except Failure as failure:
             if self.worker is not None:

@@ -17,18 +17,19 @@ from vs_deblur import gimp as place
 from vs_deblur.photofile import Picture, write
 
 AGAIN = "Run `vs-deblur gimp install` in a terminal, and restart GIMP."
-LOG = "Its log is {home}/cache/vs-deblur/gimp.log."
+DOCTOR = "`vs-deblur gimp doctor` in a terminal tells more."
+LOG = "The log is {home}/cache/vs-deblur/gimp.log."
 
 # What is wrong with the worker, and what the message says of it.
 FAULTS = {
-    "nothing is installed": ("does not know where vs-deblur is", AGAIN),
-    "the interpreter is missing": ("cannot be started: No such file", "/gone/python", AGAIN),
-    "the interpreter has no vs-deblur": ("ended unexpectedly (exit code 1)", LOG),
-    "rubbish": ("answered with something else", LOG, AGAIN),
-    "version": ("vs-deblur 9.9 does not fit this action", AGAIN),
-    "error": ("no such weights (somewhere); get them", LOG),
-    "killed": ("ended unexpectedly (exit code -9)", LOG),
-    "no weights": ("weights", LOG),
+    "nothing is installed": ("does not know where vs-deblur is", AGAIN, LOG),
+    "the interpreter is missing": ("cannot be started: No such file", "/gone/python", AGAIN, LOG),
+    "the interpreter has no vs-deblur": ("ended unexpectedly (exit code 1)", DOCTOR, LOG),
+    "rubbish": ("answered with something else", AGAIN, LOG),
+    "version": ("vs-deblur 9.9 does not fit this action", AGAIN, LOG),
+    "error": ("no such weights (somewhere); get them", DOCTOR, LOG),
+    "killed": ("ended unexpectedly (exit code -9)", "memory ran out", DOCTOR, LOG),
+    "no weights": ("weights", DOCTOR, LOG),
 }
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests.gimp.conftest import echo
 from tests.gimp.host import Gimp
-from tests.pictures import PROFILE, waves
+from tests.pictures import P3, PROFILE, waves
 from vs_deblur import gimp as place
 from vs_deblur.engine import Deblurrer
 from vs_deblur.hosts.photo import deblur
@@ -47,6 +47,7 @@ class Kind:
 KINDS = {
     "u8_alpha": Kind("rgba8.png", "R'G'B'A u8", saved=True),
     "u8_icc": Kind("icc8.png", "R'G'B' u8", saved=True),
+    "u16_p3": Kind("p3.png", "R'G'B' u16", saved=True),
     "u16": Kind("rgb16.png", "R'G'B' u16", saved=True),
     "u16_adobe": Kind("rgb16.png", "R'G'B' u16", profile="adobe", saved=True),
     "u8_perceptual": Kind("rgb8.png", "R~G~B~ u8", "U8_PERCEPTUAL"),
@@ -80,9 +81,9 @@ def pictures(folder: Path) -> None:
                 values[:20, :30, -1] = 0
             picture = Picture(values, colours, "straight" if alpha else None)
             write(picture, folder / f"{name}{bits}.png", "png")
-            if name == "rgb" and bits == 8:
-                picture.meta = Metadata(icc=PROFILE)
-                write(picture, folder / "icc8.png", "png")
+            if name == "rgb":
+                picture.meta = Metadata(icc=PROFILE if bits == 8 else P3)
+                write(picture, folder / ("icc8.png" if bits == 8 else "p3.png"), "png")
 
 
 @pytest.fixture(scope="module")
@@ -168,10 +169,11 @@ def test_alpha_is_as_it_was(found: dict[str, Any], folder: Path, name: str) -> N
 def test_profile_is_as_it_was(found: dict[str, Any], name: str) -> None:
     assert found[name]["after"] == found[name]["profile"]
     kind = KINDS[name]
-    if kind.profile or kind.file == "icc8.png":
+    own = {"icc8.png": PROFILE, "p3.png": P3}.get(kind.file)
+    if kind.profile:
         assert found[name]["profile"]
-    if kind.file == "icc8.png":
-        assert bytes.fromhex(found[name]["profile"]) == PROFILE
+    if own is not None:
+        assert bytes.fromhex(found[name]["profile"]) == own
 
 
 @pytest.mark.parametrize("name", [n for n, k in KINDS.items() if k.saved and k.profile is None])
