@@ -187,6 +187,16 @@ def change(profile: Path, **fields: Any) -> None:
     path.write_text(json.dumps(settings(profile) | fields))
 
 
+# A worker of another time.
+FOREIGN = """
+import sys
+from vs_deblur.bridge import pack
+sys.stdout.buffer.write(b"".join(pack("hello", protocol=99, **{"version": "7.7"})))
+sys.stdout.flush()
+sys.stdin.read()
+"""
+
+
 def old(profile: Path) -> None:
     path = profile / "plug-ins/vs-deblur/vs-deblur.py"
     path.write_text(text(profile).replace(f'VERSION = "{__version__}"', 'VERSION = "0.0.1"'))
@@ -205,6 +215,9 @@ def no_bit(profile: Path) -> None:
         (lambda p: change(p, version="0.0.1"), "its settings of 0.0.1", 6),
         (lambda p: change(p, python="/gone/python"), "cannot be started", 6),
         (lambda p: change(p, argv=["-c", "print('hello')"]), "ended without an answer", 6),
+        (lambda p: change(p, argv=["-c", "import gone_x"]), "No module named 'gone_x'", 6),
+        (lambda p: change(p, argv=["-c", FOREIGN]), "of version 7.7, protocol 99", 6),
+        (lambda p: change(p, argv=["-c", FOREIGN.replace("version", "v")]), "version None", 6),
         (lambda p: change(p, argv=["-c", "print('no frame at all')"]), "not a frame", 6),
         (lambda p: change(p, models=[["nonsense", "x"]]), "nonsense", 5),
         (lambda p: change(p, models=None), "not written by vs-deblur", 6),
@@ -218,6 +231,19 @@ def test_doctor_of_what_is_not(profile: Path, harm: Any, words: str, code: int) 
     result = invoke(command.doctor, "--profile", profile)
     assert words in result.out
     assert result.code == code
+
+
+def test_doctor_obeys_the_variable(profile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert invoke(command.install, "--profile", profile).code == 0
+    monkeypatch.setenv("VS_DEBLUR_PYTHON", "/gone/other/python")
+    result = invoke(command.doctor, "--profile", profile)
+    assert "/gone/other/python" in result.out
+    assert result.code == 6
+
+
+def test_doctor_without_gimp(home: Path) -> None:
+    assert home.is_dir()
+    assert invoke(command.doctor).code == 6
 
 
 def test_settings_that_cannot_be_read(tmp_path: Path) -> None:

@@ -169,9 +169,9 @@ def choices(own: Iterable[Path] = ()) -> tuple[tuple[str, str], ...]:
 
     found = [("auto", "Automatic")]
     found += [(c.name, _label(c.name)) for c in shipped().values() if c.kind == "photo"]
-    for path in own:
+    for path in dict.fromkeys(p.resolve() for p in own):
         load(str(path))
-        found.append((str(path.resolve()), _label(path.stem)))
+        found.append((str(path), _label(path.stem)))
     return tuple(found)
 
 
@@ -228,6 +228,15 @@ def installed_version(profile: Path) -> str | None:
         return None
     found = _OF_OUR_VERSION.search(text)
     return found["version"] if found else "unknown"
+
+
+def own_models(profile: Path) -> list[Path]:
+    """Weights files of the user that the action in a profile offers, as far as they are there."""
+    try:
+        found = Settings.read(folder_of(profile) / f"{NAME}.json").models
+    except InputError:
+        return []
+    return [path for value, _ in found if (path := Path(value)).is_absolute() and path.is_file()]
 
 
 def settings_here(own: Sequence[Path] = ()) -> Settings:

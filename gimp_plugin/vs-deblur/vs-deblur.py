@@ -58,6 +58,7 @@ MAGIC = b"VSDB"
 MAX_JSON = 1 << 16
 MAX_PAYLOAD = 1 << 28
 AGAIN = "Run `vs-deblur gimp install` in a terminal, and restart GIMP."
+CHANGED = "The layer or the selection was changed meanwhile: do it again."
 DOCTOR = "`vs-deblur gimp doctor` in a terminal tells more."
 # What GIMP sets for its own libraries and must not reach another Python.
 HOST_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "GI_TYPELIB_PATH")
@@ -135,8 +136,13 @@ class Worker:
         watchdog.start()
         try:
             hello = self.ask("hello", protocol=PROTOCOL, version=VERSION)
-        except BaseException:
+        except BaseException as error:
             self.end()
+            if not watchdog.is_alive() and isinstance(error, Failure):
+                text = (
+                    f"vs-deblur did not start within {STARTING:g} seconds. {DOCTOR} {where_log()}"
+                )
+                raise Failure(text) from error
             raise
         finally:
             watchdog.cancel()
@@ -204,7 +210,8 @@ class Worker:
         )
         for strip in strips:
             self.say("rows", strip)
-        rows = []
+        rows: list[bytes] = []
+        line = job.box.width * job.wire.pixel
         while True:
             fields, payload = self.listen()
             if fields["type"] == "progress":
@@ -212,6 +219,8 @@ class Worker:
             elif fields["type"] == "rows":
                 rows.append(payload)
             elif fields["type"] == "done":
+                if sum(map(len, rows)) != line * job.box.height or any(len(r) % line for r in rows):
+                    raise Failure(f"vs-deblur gave another picture back. {AGAIN} {where_log()}")
                 self._note(
                     f"{fields['model']} on {fields['device']}, {fields['precision']}, strength "
                     f"{job.strength:g}, {job.box.width}x{job.box.height} pixels, "
@@ -294,11 +303,18 @@ class Job(NamedTuple):
     """A layer to be deblurred: which part is to change, which is read for that, and how."""
 
     drawable: Any
+    size: tuple[int, int]
     box: Box
     read: Box
     wire: Wire
     model: str
     strength: float
+
+    @classmethod
+    def of(cls, drawable: Any, box: Box, area: Box, model: str, strength: float) -> Job:
+        """The job for a layer as it is now."""
+        size = drawable.get_width(), drawable.get_height()
+        return cls(drawable, size, box, area, wire_of(drawable), model, strength)
 
 
 _TYPES = {"u8": ("u8", 1), "u16": ("u16", 2), "half": ("f16", 2)}
@@ -346,6 +362,8 @@ def around(drawable: Any, box: Box, margin: int, align: int) -> Box:
 def read(drawable: Any, box: Box, wire: Wire) -> Iterator[bytes]:
     """Samples of a box, strip after strip."""
     buffer = drawable.get_buffer()
+    if buffer is None:
+        raise Failure(CHANGED)  # it is deleted
     for strip in box.strips():
         yield buffer.get(strip.rectangle(), 1.0, wire.format, Gegl.AbyssPolicy.CLAMP)
 
@@ -360,6 +378,9 @@ def write(drawable: Any, box: Box, wire: Wire, rows: list[bytes]) -> None:
         Failure: GIMP does not let the layer be changed.
     """
     shadow = drawable.get_shadow_buffer()
+    # All of it is merged: what is not computed is what it was, to the bit.
+    whole = Box(0, 0, drawable.get_width(), drawable.get_height()).rectangle()
+    drawable.get_buffer().copy(whole, Gegl.AbyssPolicy.NONE, shadow, whole)
     top = box.y
     for part in rows:
         height = len(part) // (wire.pixel * box.width)
@@ -413,6 +434,11 @@ def check(drawables: list[Any], new_layer: bool) -> None:
             raise Failure("The selection floats: anchor it first (Layer > Anchor Layer).")
         if not new_layer and drawable.get_lock_content():
             raise Failure(f"The pixels of “{name}” are locked: unlock them or ask for a new layer.")
+        group = drawable.get_parent()
+        while group is not None:
+            if group.get_lock_content():
+                raise Failure(f"The group “{group.get_name()}” is locked: unlock its pixels.")
+            group = group.get_parent()
 
 
 def selected(drawable: Any) -> Box:
@@ -441,8 +467,10 @@ def deblur(
     text = f"{TITLE}: {facts['model']} on {facts['device']}"
     results = []
     for n, (drawable, box) in enumerate(zip(drawables, boxes, strict=True)):
+        if not drawable.is_valid():
+            raise Failure(CHANGED)
         area = around(drawable, box, facts["margin"], facts["align"])
-        job = Job(drawable, box, area, wire_of(drawable), options.model, options.strength)
+        job = Job.of(drawable, box, area, options.model, options.strength)
 
         def share(done: int, total: int, n: int = n) -> None:
             tiles = f", {done} of {total} tiles" if done and total > 1 else ""
@@ -451,17 +479,34 @@ def deblur(
         share(0, 1)
         results.append((job, worker.deblur(job, read(drawable, area, job.wire), share)))
     progress(1.0, text)
+    check_unchanged([job for job, _ in results], options)
     with undo_step(image), result_layers(image, drawables, options) as targets:
         for (job, rows), target in zip(results, targets, strict=True):
             write(target, job.box, job.wire, rows)
+
+
+def check_unchanged(jobs: list[Job], options: Options) -> None:
+    """GIMP stays alive while we compute: the user may have changed what the result is for.
+
+    Raises:
+        Failure: a layer or the selection is not what it was.
+    """
+    for job in jobs:
+        layer = job.drawable
+        same = layer.is_valid() and wire_of(layer) == job.wire
+        size = (layer.get_width(), layer.get_height()) if same else None
+        if not same or size != job.size or selected(layer) != job.box:
+            raise Failure(CHANGED)
+    check([job.drawable for job in jobs], options.new_layer)
 
 
 def leave(image: Any, drawables: list[Any], options: Options) -> None:
     """The action at strength 0: no network is asked, and not a bit is changed."""
     for drawable in drawables:
         selected(drawable)
-    with undo_step(image), result_layers(image, drawables, options):
-        pass
+    if options.new_layer:
+        with undo_step(image), result_layers(image, drawables, options):
+            pass
 
 
 @contextmanager
@@ -523,7 +568,7 @@ class Computer(threading.Thread):
 
     Args:
         show: called with a request and its rows.
-        fail: called with what went wrong; there will be no more answers.
+        fail: called with what went wrong.
     """
 
     def __init__(
@@ -543,11 +588,13 @@ class Computer(threading.Thread):
             self._changed.notify()
 
     def stop(self) -> Worker | None:
-        """Give the worker back, when what it does is done; None if it did not start."""
+        """Give the worker back, when what it does is done; None if there is none."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
-        self.join()
+        while self.is_alive():
+            self.join(0.1)
+            Gimp.progress_pulse()
         return self.worker
 
     def abandon(self) -> None:
@@ -559,24 +606,25 @@ class Computer(threading.Thread):
             self.worker.process.kill()
 
     def run(self) -> None:
-        """Work until stopped."""
-        try:
-            self.worker = Worker()
-            while True:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._next is not None or self._stopped)
-                    request, self._next = self._next, None
-                    if self._stopped:
-                        return
-                assert request is not None
+        """Work until stopped. A fault ends the worker; the next request begins with another."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._next is not None or self._stopped)
+                request, self._next = self._next, None
+                if self._stopped:
+                    return
+            assert request is not None
+            try:
+                self.worker = self.worker or Worker()
                 rows = self.worker.deblur(request.job, iter(request.strips), lambda *_: None)
+            except Exception as error:
+                if self.worker is not None:
+                    self.worker.end()
+                    self.worker = None
+                if not self._stopped:
+                    GLib.idle_add(self._fail, str(error))
+            else:
                 GLib.idle_add(self._show, request, rows)
-        except Failure as failure:
-            if self.worker is not None:
-                self.worker.end()
-                self.worker = None
-            if not self._stopped:
-                GLib.idle_add(self._fail, str(failure))
 
 
 class Preview:
@@ -655,7 +703,7 @@ class Preview:
         """Read the part that is to be shown, and have it deblurred."""
         box = Box(*self._corner, *self._size)
         area = around(self._drawable, box, self.MARGIN, 32)
-        job = Job(self._drawable, box, area, self._wire, self._config.get_property("model"), 1.0)
+        job = Job.of(self._drawable, box, area, self._config.get_property("model"), 1.0)
         self._before = self._shown(self._drawable.get_buffer(), box)
         self._after = None
         self._draw()
@@ -764,6 +812,8 @@ def ask_user(procedure: Any, config: Any, drawables: list[Any]) -> tuple[bool, W
     if not agreed:
         preview.computer.abandon()
         return False, None
+    # With a bar to cancel it: a preview that was begun is finished first.
+    Gimp.progress_init(TITLE)
     return True, preview.computer.stop()
 
 

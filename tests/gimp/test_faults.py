@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.gimp.conftest import echo, worker
-from tests.gimp.host import INSIDE, Gimp
+from tests.gimp.host import Gimp
 from tests.pictures import waves
 from vs_deblur import gimp as place
 from vs_deblur.photofile import Picture, write
@@ -30,6 +28,8 @@ FAULTS = {
     "error": ("no such weights (somewhere); get them", DOCTOR, LOG),
     "killed": ("ended unexpectedly (exit code -9)", "memory ran out", DOCTOR, LOG),
     "no weights": ("weights", DOCTOR, LOG),
+    "short": ("gave another picture back", AGAIN, LOG),
+    "uneven": ("gave another picture back", AGAIN, LOG),
 }
 
 
@@ -49,7 +49,9 @@ def found(gimp: Gimp, folder: Path) -> dict[str, Any]:
         "the interpreter has no vs-deblur": worker("-I", "-c", "import vs_deblur_is_not_here"),
         "no weights": worker("-I", "-c", lost),
     }
-    faults |= {name: echo(name) for name in ("rubbish", "version", "error", "killed")}
+    faults |= {
+        name: echo(name) for name in ("rubbish", "version", "error", "killed", "short", "uneven")
+    }
     assert faults.keys() == FAULTS.keys()
     picture = str(folder / "photo.png")
     return gimp.script("faults.py", folder, faults=faults, picture=picture)
@@ -74,19 +76,15 @@ def test_the_log_says_what_the_worker_said(found: dict[str, Any], gimp: Gimp) ->
 
 
 def test_no_worker_is_left(found: dict[str, Any]) -> None:
-    assert len(found) == len(FAULTS)
-    names = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(INSIDE / "echo.py") not in names
+    assert [case["left"] for case in found.values()] == [0] * len(FAULTS)
 
 
 @pytest.fixture(scope="module")
 def large(gimp: Gimp, folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     assert found
     (folder / "result.json").unlink()
-    result = gimp.script("large.py", folder, echo=echo("echo", folder / "diary"))
-    started, peak = (folder / "diary").read_text().split()
-    assert started == "started"
-    return result | {"peak": int(peak) * 1024}
+    result = gimp.script("large.py", folder, echo=echo("watch", folder / "diary"))
+    return result | {"peak": int((folder / "diary.peak").read_text()) * 1024}
 
 
 def test_24_megapixels_come_back_as_they_went(large: dict[str, Any]) -> None:
@@ -96,5 +94,4 @@ def test_24_megapixels_come_back_as_they_went(large: dict[str, Any]) -> None:
 
 def test_24_megapixels_take_little_memory_in_the_action(large: dict[str, Any]) -> None:
     samples = 4 * 24_000_000
-    assert np.isfinite(large["peak"])
     assert large["peak"] < 400e6 + 2 * samples

@@ -96,8 +96,7 @@ def test_several_layers_have_one_worker(found: dict[str, Any]) -> None:
     # A line of a start for each run that was not refused, and one more picture than runs.
     done = [n for n, c in found.items() if n != "diary" and c["ok"]]
     assert found["diary"].count("started") == len(done) + 1  # refused_outside starts one
-    pictures = [line for line in found["diary"] if line.isdigit()]
-    assert len(pictures) == len(done) + 1
+    assert found["diary"].count("done") == len(done) + 1
 
 
 def test_pixels_that_are_locked_are_no_obstacle_to_a_new_layer(found: dict[str, Any]) -> None:
@@ -124,4 +123,44 @@ def test_what_cannot_be_done_is_refused(found: dict[str, Any], name: str, words:
     case = found[f"refused_{name}"]
     assert not case["ok"]
     assert words in case["said"]
+    assert case["same"]
+
+
+# ---------------------------------------------------------------------------- changed meanwhile
+
+
+@pytest.fixture(scope="module")
+def changed(gimp: Gimp, folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+    assert found
+    (folder / "result.json").unlink()
+    return gimp.script("changed.py", folder, invert=echo("invert"))
+
+
+@pytest.mark.parametrize("new", [0, 1])
+@pytest.mark.parametrize(
+    "name", ["selection", "size", "deleted", "deleted_before_its_turn", "alpha"]
+)
+def test_what_was_changed_meanwhile_is_not_overwritten(
+    changed: dict[str, Any], name: str, new: int
+) -> None:
+    case = changed[f"{name} {new}"]
+    assert case["said"] == "The layer or the selection was changed meanwhile: do it again."
+    assert case["same"]
+
+
+@pytest.mark.parametrize("new", [0, 1])
+def test_what_was_not_changed_meanwhile_is(changed: dict[str, Any], new: int) -> None:
+    assert changed[f"nothing {new}"] == {"said": "", "same": False}
+
+
+def test_a_layer_that_was_locked_meanwhile(changed: dict[str, Any]) -> None:
+    assert "“first” are locked" in changed["lock 0"]["said"]
+    assert changed["lock 0"]["same"]
+
+
+@pytest.mark.parametrize("new", [0, 1])
+def test_a_group_that_is_locked(changed: dict[str, Any], new: int) -> None:
+    case = changed[f"group {new}"]
+    assert not case["ok"]
+    assert "The group “group” is locked" in case["said"]
     assert case["same"]

@@ -79,6 +79,17 @@ def test_the_result_is_one_step_to_undo(found: dict[str, Any]) -> None:
     assert found["undone"] == found["title"]
 
 
+def test_in_place_is_one_step_to_undo_and_repeat_does_the_same(found: dict[str, Any]) -> None:
+    assert found["in_place"] == "*" + found["title"]
+    assert found["repeated"] == "*" + found["title"]
+    assert found["undone_again"] == found["title"]
+
+
+def test_a_preview_that_failed_is_tried_again(found: dict[str, Any], folder: Path) -> None:
+    assert found["mended"] == 1
+    assert changed(folder, "broken_preview", "mended_preview") > 500
+
+
 def test_the_preview_shows_the_difference_and_follows_the_mouse(
     found: dict[str, Any], folder: Path
 ) -> None:

@@ -6,9 +6,10 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,7 @@ from vs_deblur import gimp
 from vs_deblur._version import __version__
 from vs_deblur.bridge import PROTOCOL, Message, ProtocolError, pack, unpack
 from vs_deblur.cli._progress import note
-from vs_deblur.errors import DeblurError, DeviceError, InputError, OutputError, WeightsError
+from vs_deblur.errors import DeblurError, DeviceError, InputError, OutputError, WeightsError, reason
 from vs_deblur.stdout import private_stdout
 
 RESTART = "restart GIMP: the action is in Filters > Enhance > Motion Deblur…"
@@ -70,15 +71,15 @@ def _chosen(profile: Path | None) -> list[Path]:
     metavar="FILE",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A safetensors file of ours to offer beside the shipped models; may be given again.",
+    help="A safetensors file of ours to offer as well; may be given again, is remembered.",
 )
 def install(profile: Path | None, models: tuple[Path, ...]) -> None:
     """Put the action into GIMP's profiles. Run it again after an update of vs-deblur."""
     chosen = _chosen(profile)
-    settings = gimp.settings_here(models)
     for each in chosen:
+        settings = gimp.settings_here((*gimp.own_models(each), *models))
         click.echo(f"installed {__version__}: {gimp.install(each, settings)}")
-    click.echo(f"it runs {settings.python}")
+    click.echo(f"it runs {sys.executable}")
     click.echo(RESTART)
 
 
@@ -140,33 +141,40 @@ def worker_of(settings: gimp.Settings) -> Iterator[Client]:
     """A worker, started as the action starts it; ended at the end.
 
     Raises:
-        DeviceError: the interpreter cannot be started.
+        DeviceError: it cannot be started, or ended, or answered with something else.
     """
-    try:
-        process = subprocess.Popen(
-            [settings.python, *settings.argv],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=gimp.clean_environment(os.environ),
-        )
-    except OSError as error:
-        raise DeviceError(
-            f"the worker cannot be started: {error.strerror}",
-            settings.python,
-            "run `vs-deblur gimp install`",
-        ) from error
-    watchdog = threading.Timer(_PATIENCE, process.kill)
-    watchdog.start()
-    try:
-        yield Client(process)
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+    python = os.environ.get("VS_DEBLUR_PYTHON") or settings.python
+    with tempfile.TemporaryFile() as log:
+        try:
+            process = subprocess.Popen(
+                [python, *settings.argv],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=gimp.clean_environment(os.environ),
+            )
+        except OSError as error:
+            what = f"the worker cannot be started: {reason(error)}"
+            raise DeviceError(what, python, "run `vs-deblur gimp install`") from error
+        watchdog = threading.Timer(_PATIENCE, process.kill)
+        watchdog.start()
+        try:
+            yield Client(process)
+        except (ProtocolError, OSError) as error:
+            process.kill()
+            process.wait()
+            log.seek(0)
+            said = log.read().decode(errors="replace").strip().splitlines()
+            what = error.what if isinstance(error, ProtocolError) else "the worker ended"
+            raise DeviceError("; ".join((what, *said[-1:])), python) from error
+        finally:
+            watchdog.cancel()
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with suppress(OSError):  # what could not be sent
+                        pipe.close()
 
 
 def _examine(profile: Path) -> Iterator[str]:
@@ -193,10 +201,18 @@ def _examine(profile: Path) -> Iterator[str]:
         )
     with worker_of(settings) as worker:
         hello = worker.ask("hello", protocol=PROTOCOL, version=__version__)
-        yield f"worker {hello['version']}: {' '.join((settings.python, *settings.argv))}"
+        theirs = hello.get("protocol"), hello.get("version")
+        if theirs != (PROTOCOL, __version__):
+            raise DeviceError(
+                f"the worker is of version {theirs[1]}, protocol {theirs[0]}, the action of "
+                f"{__version__}, {PROTOCOL}",
+                settings.python,
+                "run `vs-deblur gimp install` again",
+            )
+        yield f"worker {__version__}: {' '.join((settings.python, *settings.argv))}"
         for value, label in settings.models:
             loaded = worker.ask("load", model=value)
-            yield f"model {label}: {loaded['description']}"
+            yield f"model {label}: {loaded.get('description')}"
 
 
 @command.command()
@@ -207,8 +223,12 @@ def doctor(context: click.Context, profile: Path | None) -> None:
 
     Ends with 0 if all is well, 5 if a model cannot be loaded, 6 if anything else is wrong.
     """
+    try:
+        chosen = _chosen(profile)
+    except InputError as error:
+        raise DeviceError(error.what, error.where, error.hint) from error
     codes = set()
-    for each in _chosen(profile):
+    for each in chosen:
         click.echo(f"{each}:")
         try:
             for line in _examine(each):
@@ -216,9 +236,6 @@ def doctor(context: click.Context, profile: Path | None) -> None:
         except DeblurError as error:
             click.echo(f"  fail  {error}")
             codes.add(5 if isinstance(error, WeightsError) else 6)
-        except OSError as error:  # the worker went away while it was asked
-            click.echo(f"  fail  the worker ended: {error.strerror}")
-            codes.add(6)
     context.exit(min(codes, default=0))
 
 
@@ -242,4 +259,4 @@ def worker(context: click.Context) -> None:
         with private_stdout() as answers:
             context.exit(Worker(0, answers, deblur).run())
     except OSError as error:
-        raise OutputError(f"cannot answer: {error.strerror}") from error
+        raise OutputError(f"cannot answer: {reason(error)}") from error

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -49,6 +49,13 @@ class Deblur(Protocol):
 
 class Ended(Exception):
     """The pipe of requests has ended."""
+
+
+class RefusedError(Exception):
+    """A request that rows would have followed: they cannot be told from requests any more."""
+
+    def __init__(self, error: DeblurError) -> None:
+        self.error = error
 
 
 class Requests:
@@ -225,8 +232,10 @@ class Worker:
                 self._answer(message)
         except (Ended, BrokenPipeError):
             return 0
-        except ProtocolError as error:  # not understood: what follows cannot be, either
-            self._say_error(error, last=True)
+        except (ProtocolError, RefusedError) as end:  # what follows cannot be understood, either
+            error = end.error if isinstance(end, RefusedError) else end
+            with suppress(BrokenPipeError):
+                self._say_error(error, last=True)
             return error.exit_code
 
     def _answer(self, message: Message) -> None:
@@ -240,7 +249,7 @@ class Worker:
             raise ProtocolError(f"no such request: {message.kind!r:.40}")
         try:
             answer(message)
-        except (ProtocolError, BrokenPipeError, Ended):
+        except (ProtocolError, RefusedError, BrokenPipeError, Ended):
             raise
         except DeblurError as error:
             self._say_error(error)
@@ -298,10 +307,17 @@ class Worker:
     def _work(self, message: Message) -> None:
         """A picture comes in rows, then progress goes back, then its box in rows.
 
-        All rows are taken before anything can fail, so that an error leaves nothing in the pipe.
+        All rows are taken before anything else can fail, so that such an error leaves nothing in
+        the pipe.
+
+        Raises:
+            RefusedError: it is not to be done, whatever rows come.
         """
-        job = Job.of(message.fields)
-        samples = job.empty()
+        try:
+            job = Job.of(message.fields)
+            samples = job.empty()
+        except DeblurError as error:
+            raise RefusedError(error) from error
         self._fill(samples)
         begin = time.monotonic()
         picture = Picture(samples, job.colours, "straight" if job.alpha else None)

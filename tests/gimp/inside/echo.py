@@ -1,7 +1,7 @@
 """A worker that speaks the protocol and changes nothing, or inverts, or does what it must not.
 
-Its arguments are the manner, if any, and a file that takes a line when it starts and one with the
-memory of whoever started it when it is done.
+Its arguments are the manner, if any, and a file that takes a line when it starts and one for each
+picture.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import signal
 import struct
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,15 @@ def inverted(samples: bytes, channels: str) -> bytes:
     return bytes(result)
 
 
-def peak_of_parent() -> str:
-    """The most memory that GIMP's process for the action had so far, kB."""
-    status = Path(f"/proc/{os.getppid()}/status").read_text()
-    return next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+def watch(path: Path) -> None:
+    """Keep note of the most memory that GIMP's process for the action had so far, kB."""
+    while True:
+        status = Path(f"/proc/{os.getppid()}/status").read_text()
+        peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+        part = path.with_suffix(".part")
+        part.write_text(peak)
+        part.replace(path)
+        time.sleep(0.02)
 
 
 def deblur(fields: dict[str, Any]) -> None:
@@ -73,19 +79,25 @@ def deblur(fields: dict[str, Any]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
     left, top, inner, rows = fields["box"]
     pixel = row // width
+    if manner == "short":
+        rows //= 2
     say("progress", done=1, total=1)
     for first in range(top, top + rows, 256):
         lines = range(first, min(first + 256, top + rows))
         parts = (samples[y * row + left * pixel : y * row + (left + inner) * pixel] for y in lines)
         strip = b"".join(parts)
+        if manner == "uneven":
+            strip = strip[:-1]
         if manner == "invert":
             strip = inverted(strip, fields["channels"])
         say("rows", strip)
-    note(peak_of_parent())
+    note("done")
     say("done", model="echo", device="cpu", precision="fp32", tiles=1, seconds=0)
 
 
 note("started")
+if diary is not None and manner == "watch":
+    threading.Thread(target=watch, args=(diary.with_suffix(".peak"),), daemon=True).start()
 if manner == "rubbish":
     print("Hello! I am not what you are looking for.")
     sys.stdout.flush()

@@ -234,4 +234,5 @@ def work() -> dict[str, Any]:
     return {name: case() for name, case in CASES.items()}
 
 
-report(work)
+if __name__ == "<run_path>":
+    report(work)
