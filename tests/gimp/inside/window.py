@@ -58,7 +58,13 @@ def window(pattern: str) -> str:
 
 
 def title() -> str:
-    return hand("getwindowname", window(IMAGE))
+    """Of the image's window; it is none for a moment while another one closes."""
+    for _ in range(20):
+        found = window(IMAGE)
+        if found:
+            return hand("getwindowname", found)
+        time.sleep(0.1)
+    return ""
 
 
 def layers() -> int:
