@@ -121,6 +121,43 @@ def test_a_model_that_is_none_is_not_offered(profile: Path, tmp_path: Path) -> N
     assert not (profile / "plug-ins").exists()
 
 
+def test_files_of_one_name_can_be_told_apart(
+    profile: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / small_weights.name
+    other.write_bytes(small_weights.read_bytes())
+    models = ("--model", small_weights, "--model", other, "--model", other)
+    result = invoke(command.install, "--profile", profile, *models)
+    assert result.code == 0, result.error
+    values, labels = zip(*settings(profile)["models"], strict=True)
+    assert values[-2:] == (str(small_weights), str(other))
+    assert len(set(labels)) == len(labels)
+
+
+def test_a_model_for_video_is_warned_of(
+    profile: Path, small_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert invoke(command.install, "--profile", profile, "--model", small_weights).code == 0
+    assert "made for video" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["photo_lite", "gone.safetensors"])
+def test_models_are_given_as_files(profile: Path, name: str) -> None:
+    result = invoke(command.install, "--profile", profile, "--model", name)
+    assert result.code == 5
+    assert "wants a safetensors file" in str(result.error)
+
+
+@pytest.mark.parametrize("name", [".", "2.10", "3.0/plug-ins"])
+def test_what_is_no_profile_is_refused(profile: Path, name: str) -> None:
+    folder = profile.parent / name
+    folder.mkdir(exist_ok=True)
+    result = invoke(command.install, "--profile", folder)
+    assert result.code == 3
+    assert "not a profile of GIMP 3" in str(result.error)
+
+
 def test_install_again_replaces(profile: Path) -> None:
     folder = profile / "plug-ins/vs-deblur"
     folder.mkdir(parents=True)

@@ -8,6 +8,7 @@ the worker (:mod:`vs_deblur.hosts.worker`) in ours.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from vs_deblur._version import __version__
-from vs_deblur.errors import InputError, OutputError, reason
+from vs_deblur.errors import InputError, OutputError, WeightsError, reason
+
+logger = logging.getLogger(__name__)
 
 NAME = "vs-deblur"
 _PROFILE = re.compile(r"3\.\d+")
@@ -77,6 +80,12 @@ def profiles(
         with suppress(OSError):
             found += sorted(p for p in root.iterdir() if _PROFILE.fullmatch(p.name) and p.is_dir())
     return list(dict.fromkeys(found))
+
+
+def is_profile(folder: Path) -> bool:
+    """Whether a folder looks like a profile of GIMP 3: by its name, or what GIMP leaves in it."""
+    signs = ("gimprc", "sessionrc", "pluginrc", "tags.xml")
+    return bool(_PROFILE.fullmatch(folder.name)) or any((folder / s).is_file() for s in signs)
 
 
 def is_snap(home: Path | None = None) -> bool:
@@ -166,12 +175,19 @@ def choices(own: Iterable[Path] = ()) -> tuple[tuple[str, str], ...]:
         WeightsError: the manifest, or one of the files, cannot be read.
     """
     from vs_deblur.weights import load, shipped
+    from vs_deblur_models.spec import takes_frames
 
     found = [("auto", "Automatic")]
     found += [(c.name, _label(c.name)) for c in shipped().values() if c.kind == "photo"]
     for path in dict.fromkeys(p.resolve() for p in own):
-        load(str(path))
-        found.append((str(path), _label(path.stem)))
+        if not path.is_file():
+            raise WeightsError("no such file", str(path), "--model wants a safetensors file")
+        if takes_frames(load(str(path)).network):
+            logger.warning("%s was made for video: it hardly finds blur in a photo", path.name)
+        label = _label(path.stem)
+        if label in (taken for _, taken in found):
+            label += f" ({path.parent})"
+        found.append((str(path), label))
     return tuple(found)
 
 

@@ -55,9 +55,13 @@ class Failure(Exception):
 
 HEAD = struct.Struct("<4sIQ")
 MAGIC = b"VSDB"
+WEIGHTS = 5  # the code of errors about weights
 MAX_JSON = 1 << 16
 MAX_PAYLOAD = 1 << 28
-AGAIN = "Run `vs-deblur gimp install` in a terminal, and restart GIMP."
+AGAIN = (
+    "Run `vs-deblur gimp install` in a terminal (in a checkout: `uv run vs-deblur gimp install`), "
+    "and restart GIMP."
+)
 CHANGED = "The layer or the selection was changed meanwhile: do it again."
 DOCTOR = "`vs-deblur gimp doctor` in a terminal tells more."
 # What GIMP sets for its own libraries and must not reach another Python.
@@ -173,7 +177,8 @@ class Worker:
         except (ValueError, KeyError, TypeError) as error:
             raise Failure(f"vs-deblur gave no valid answer. {AGAIN} {where_log()}") from error
         if kind == "error":
-            raise Failure(f"{fields.get('message')}. {DOCTOR} {where_log()}")
+            remedy = AGAIN if fields.get("code") == WEIGHTS else DOCTOR
+            raise Failure(f"{fields.get('message')}. {remedy} {where_log()}")
         return fields, self._read(size)
 
     def ask(self, kind: str, **fields: Any) -> dict[str, Any]:
@@ -663,6 +668,8 @@ class Preview:
         names = Gtk.Box()
         names.pack_start(Gtk.Label(label="Before"), False, False, 0)
         names.pack_end(Gtk.Label(label="After"), False, False, 0)
+        names.set_size_request(self._size[0], -1)
+        names.set_halign(Gtk.Align.CENTER)
         self.widget.pack_start(names, False, False, 0)
         self._picture = Gtk.Image()
         events = Gtk.EventBox()
@@ -702,12 +709,18 @@ class Preview:
     def _fetch(self) -> None:
         """Read the part that is to be shown, and have it deblurred."""
         box = Box(*self._corner, *self._size)
+        if not self._drawable.is_valid():
+            self._failed(CHANGED)
+            return
         area = around(self._drawable, box, self.MARGIN, 32)
         job = Job.of(self._drawable, box, area, self._config.get_property("model"), 1.0)
+        self._show_before(box)
+        self.computer.ask(Request(job, list(read(self._drawable, area, self._wire))))
+
+    def _show_before(self, box: Box) -> None:
         self._before = self._shown(self._drawable.get_buffer(), box)
         self._after = None
         self._draw()
-        self.computer.ask(Request(job, list(read(self._drawable, area, self._wire))))
 
     def _shown(self, buffer: Any, box: Box) -> Any:
         """A part of a buffer as it looks on the screen, over a chequered ground."""
@@ -747,9 +760,12 @@ class Preview:
         width, height = self._size
         picture = self._before.copy()
         right = width - self._line
-        if self._after is not None and right > 0:
-            opacity = round(255 * self._config.get_property("strength"))
-            self._after.composite(
+        after, opacity = self._after, round(255 * self._config.get_property("strength"))
+        if after is None:  # it is waited for
+            after, opacity = self._before.copy(), 100
+            after.fill(0x808080FF)
+        if right > 0:
+            after.composite(
                 picture,
                 *(self._line, 0, right, height),
                 *(0.0, 0.0, 1.0, 1.0),
@@ -776,14 +792,22 @@ class Preview:
         elif self._drag[0] == "line":
             self._line = max(0, min(int(event.x), self._size[0]))
             self._draw()
+        elif self._drawable.is_valid():
+            self._corner = self._dragged(event)
+            self._show_before(Box(*self._corner, *self._size))
         return True
+
+    def _dragged(self, event: Any) -> tuple[int, int]:
+        """The corner of what is shown when the picture has been dragged so far."""
+        assert self._drag is not None
+        _, x, y, corner = self._drag
+        return self._inside(corner[0] + int(x - event.x), corner[1] + int(y - event.y))
 
     def _released(self, _widget: Any, event: Any) -> bool:
         if self._drag is not None and self._drag[0] == "picture":
-            _, x, y, corner = self._drag
-            there = self._inside(corner[0] + int(x - event.x), corner[1] + int(y - event.y))
-            if there != self._corner:
-                self._corner = there
+            there, before = self._dragged(event), self._drag[3]
+            self._corner = there
+            if there != before or self._after is None:
                 self._status.set_text("Computing…")
                 self._fetch()
         self._drag = None

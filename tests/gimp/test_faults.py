@@ -14,7 +14,7 @@ from tests.pictures import waves
 from vs_deblur import gimp as place
 from vs_deblur.photofile import Picture, write
 
-AGAIN = "Run `vs-deblur gimp install` in a terminal, and restart GIMP."
+AGAIN = "`uv run vs-deblur gimp install`), and restart GIMP."
 DOCTOR = "`vs-deblur gimp doctor` in a terminal tells more."
 LOG = "The log is {home}/cache/vs-deblur/gimp.log."
 
@@ -25,9 +25,9 @@ FAULTS = {
     "the interpreter has no vs-deblur": ("ended unexpectedly (exit code 1)", DOCTOR, LOG),
     "rubbish": ("answered with something else", AGAIN, LOG),
     "version": ("vs-deblur 9.9 does not fit this action", AGAIN, LOG),
-    "error": ("no such weights (somewhere); get them", DOCTOR, LOG),
+    "error": ("no such weights (somewhere); get them", AGAIN, LOG),
     "killed": ("ended unexpectedly (exit code -9)", "memory ran out", DOCTOR, LOG),
-    "no weights": ("weights", DOCTOR, LOG),
+    "no weights": ("weights", AGAIN, LOG),
     "short": ("gave another picture back", AGAIN, LOG),
     "uneven": ("gave another picture back", AGAIN, LOG),
 }

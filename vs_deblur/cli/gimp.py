@@ -49,6 +49,9 @@ def _chosen(profile: Path | None) -> list[Path]:
     if profile is not None:
         if not profile.is_dir():
             raise InputError("no such folder", str(profile), "start GIMP once: it makes it")
+        if not gimp.is_profile(profile):
+            hint = "name the one of a version, e.g. ~/.config/GIMP/3.0"
+            raise InputError("not a profile of GIMP 3", str(profile), hint)
         return [profile]
     found = gimp.profiles()
     if not found:
@@ -79,6 +82,7 @@ def install(profile: Path | None, models: tuple[Path, ...]) -> None:
     for each in chosen:
         settings = gimp.settings_here((*gimp.own_models(each), *models))
         click.echo(f"installed {__version__}: {gimp.install(each, settings)}")
+        click.echo(f"models: {', '.join(label for _, label in settings.models)}")
     click.echo(f"it runs {sys.executable}")
     click.echo(RESTART)
 

@@ -229,10 +229,13 @@ def use() -> dict[str, Any]:
 
 def main() -> None:
     SHOTS.mkdir(exist_ok=True)
-    os.environ["DISPLAY"] = ":99"
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    screen = ["Xvfb", ":99", "-screen", "0", "1400x1000x24", "-nolisten", "tcp"]
-    processes = [subprocess.Popen(screen, **quiet)]
+    # A display of any number that is free: others may have theirs.
+    told, tell = os.pipe()
+    screen = ["Xvfb", "-displayfd", str(tell), "-screen", "0", "1400x1000x24", "-nolisten", "tcp"]
+    processes = [subprocess.Popen(screen, pass_fds=(tell,), **quiet)]
+    os.close(tell)
+    os.environ["DISPLAY"] = ":" + os.read(told, 16).decode().strip()
     found: dict[str, Any]
     try:
         wait("the screen", lambda: hand("getdisplaygeometry"))
