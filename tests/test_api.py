@@ -31,6 +31,7 @@ EXIT_CODES: dict[type[DeblurError], int] = {
     errors.EngineError: 1,
     errors.UsageError: 2,
     errors.InputError: 3,
+    errors.ProtocolError: 3,
     errors.OutputError: 4,
     errors.WeightsError: 5,
     errors.DeviceError: 6,

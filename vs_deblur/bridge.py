@@ -17,17 +17,13 @@ from collections.abc import Buffer, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vs_deblur.errors import InputError
+from vs_deblur.errors import ProtocolError
 
 PROTOCOL = 1
 MAGIC = b"VSDB"
 HEAD = struct.Struct("<4sIQ")
 MAX_JSON = 1 << 16  # bytes
 MAX_PAYLOAD = 1 << 28  # bytes: rows come in strips
-
-
-class ProtocolError(InputError):
-    """What came through the pipe is not of this protocol: the rest of it cannot be read either."""
 
 
 @dataclass(frozen=True)

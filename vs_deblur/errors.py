@@ -6,6 +6,7 @@
     ├── EngineError              1   the computation failed (non-finite values, lost device)
     ├── UsageError (ValueError)  2   an argument that cannot work
     ├── InputError (ValueError)  3   a clip, file or stream that cannot be read
+    │   └── ProtocolError        3   bytes that are not of the GIMP bridge
     ├── OutputError (OSError)    4   a file or stream that cannot be written
     ├── WeightsError             5   weights that are missing, damaged or of another network
     ├── DeviceError              6   no such device, or not enough of its memory
@@ -67,6 +68,10 @@ class InputError(DeblurError, ValueError):
     """A clip, file or stream that cannot be read or is not supported."""
 
     exit_code = 3
+
+
+class ProtocolError(InputError):
+    """What came through the pipe of the GIMP bridge is not of it: the rest cannot be read either."""
 
 
 class OutputError(DeblurError, OSError):

@@ -17,9 +17,17 @@ import click
 
 from vs_deblur import gimp
 from vs_deblur._version import __version__
-from vs_deblur.bridge import PROTOCOL, Message, ProtocolError, pack, unpack
+from vs_deblur.bridge import PROTOCOL, Message, pack, unpack
 from vs_deblur.cli._progress import note
-from vs_deblur.errors import DeblurError, DeviceError, InputError, OutputError, WeightsError, reason
+from vs_deblur.errors import (
+    DeblurError,
+    DeviceError,
+    InputError,
+    OutputError,
+    ProtocolError,
+    WeightsError,
+    reason,
+)
 from vs_deblur.stdout import private_stdout
 
 RESTART = "restart GIMP: the action is in Filters > Enhance > Motion Deblur…"

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vs_deblur._version import __version__
-from vs_deblur.bridge import PROTOCOL, Message, ProtocolError, pack, unpack
-from vs_deblur.errors import DeblurError, DeviceError, EngineError, UsageError
+from vs_deblur.bridge import PROTOCOL, Message, pack, unpack
+from vs_deblur.errors import DeblurError, DeviceError, EngineError, ProtocolError, UsageError
 from vs_deblur.photofile.picture import Picture
 
 if TYPE_CHECKING:
