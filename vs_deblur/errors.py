@@ -71,7 +71,7 @@ class InputError(DeblurError, ValueError):
 
 
 class ProtocolError(InputError):
-    """What came through the pipe of the GIMP bridge is not of it: the rest cannot be read either."""
+    """What came through the pipe of the GIMP bridge is not of it, nor can the rest be read."""
 
 
 class OutputError(DeblurError, OSError):

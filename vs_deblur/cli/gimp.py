@@ -124,10 +124,11 @@ class Client:
         return bytearray(found)
 
     def say(self, kind: str, payload: Any = b"", **fields: Any) -> None:
-        """Send a message."""
-        for part in pack(kind, payload, **fields):
-            self._requests.write(part)
-        self._requests.flush()
+        """Send a message. Whether the worker is still there is told by its answer."""
+        with suppress(BrokenPipeError):
+            for part in pack(kind, payload, **fields):
+                self._requests.write(part)
+            self._requests.flush()
 
     def listen(self) -> Message:
         """The next answer.
