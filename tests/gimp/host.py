@@ -42,6 +42,15 @@ class Gimp:
         """Its settings."""
         return self.home / "profile"
 
+    def used_last(self, values: str | None) -> None:
+        """What was asked for in the last dialog; None: there was none."""
+        name = "GimpProcedureConfigRun-plug-in-vs-deblur.last"
+        path = self.profile / "plug-in-settings" / name
+        path.unlink(missing_ok=True)
+        if values is not None:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"# settings\n\n{values}\n\n# end of settings\n")
+
     def run(
         self, command: Iterable[object], *, timeout: float = 280.0, **environment: str
     ) -> subprocess.CompletedProcess[str]:

@@ -50,6 +50,7 @@ def found(gimp: Gimp, folder: Path) -> dict[str, Any]:
         "broken": echo("version"),
     }
     (folder / "inputs.json").write_text(json.dumps(inputs))
+    gimp.used_last(None)
     done = gimp.run([sys.executable, INSIDE / "window.py"], VS_DEBLUR_TEST=str(folder))
     artefacts = os.environ.get("VS_DEBLUR_ARTEFACTS")
     if artefacts:
