@@ -302,5 +302,12 @@ def test_the_action_needs_nothing_but_gi_and_the_standard_library() -> None:
     assert names - sys.stdlib_module_names == {"gi"}
 
 
+def test_the_action_keeps_the_same_variables_from_the_worker() -> None:
+    """The action cannot import the list: it has its own."""
+    source = gimp.action_source().read_text(encoding="utf-8")
+    (line,) = (text for text in source.splitlines() if text.startswith("HOST_VARIABLES = "))
+    assert set(ast.literal_eval(line.partition(" = ")[2])) == gimp.HOST_VARIABLES
+
+
 def test_the_action_is_of_this_version() -> None:
     assert f'VERSION = "{__version__}"' in gimp.action_source().read_text(encoding="utf-8")

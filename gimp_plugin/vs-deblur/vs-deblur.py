@@ -322,7 +322,8 @@ class Job(NamedTuple):
         return cls(drawable, size, box, area, wire_of(drawable), model, strength)
 
 
-_TYPES = {"u8": ("u8", 1), "u16": ("u16", 2), "half": ("f16", 2)}
+# What babl calls a type, what the protocol calls it, and its bytes.
+_TYPES = {"u8": ("u8", 1), "u16": ("u16", 2), "half": ("f16", 2), "float": ("f32", 4)}
 
 
 def wire_of(drawable: Any) -> Wire:
@@ -335,25 +336,20 @@ def wire_of(drawable: Any) -> Wire:
     precision = image.get_precision().value_nick  # e.g. "u16-non-linear"
     kind, _, curve = precision.partition("-")
     mark = "~" if curve == "perceptual" else "'"
-    name, size = _TYPES.get(kind, ("f32", 4))
-    type_name = kind if kind in _TYPES else "float"
     if curve == "linear":
-        type_name, name, size = "float", "f32", 4
+        kind = "float"
         profile = image.get_effective_color_profile()
         mark = "~" if profile is not None and profile.is_linear() else "'"
     alpha = "A" if drawable.has_alpha() else ""
     letters = "Y" if drawable.is_gray() else "RGB"
     colours = "".join(letter + mark for letter in letters)
-    encoding = f"{colours}{alpha} {type_name}"
-    if not Babl.format_exists(encoding):  # a name that is not known aborts the process
-        encoding, name, size = f"{colours}{alpha} float", "f32", 4
+    # A name that babl does not know aborts the process.
+    if kind not in _TYPES or not Babl.format_exists(f"{colours}{alpha} {kind}"):
+        kind = "float"
+    encoding = Babl.format_with_space(f"{colours}{alpha} {kind}", drawable.get_format())
+    sample, size = _TYPES[kind]
     channels = (letters + alpha).lower()
-    return Wire(
-        Babl.get_name(Babl.format_with_space(encoding, drawable.get_format())),
-        channels,
-        name,
-        size * len(channels),
-    )
+    return Wire(Babl.get_name(encoding), channels, sample, size * len(channels))
 
 
 def around(drawable: Any, box: Box, margin: int, align: int) -> Box:
@@ -594,9 +590,7 @@ class Computer(threading.Thread):
 
     def stop(self) -> Worker | None:
         """Give the worker back, when what it does is done; None if there is none."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
+        self._begin_no_more()
         while self.is_alive():
             self.join(0.1)
             Gimp.progress_pulse()
@@ -604,11 +598,14 @@ class Computer(threading.Thread):
 
     def abandon(self) -> None:
         """End everything at once."""
+        self._begin_no_more()
+        if self.worker is not None:
+            self.worker.process.kill()
+
+    def _begin_no_more(self) -> None:
         with self._changed:
             self._stopped = True
             self._changed.notify()
-        if self.worker is not None:
-            self.worker.process.kill()
 
     def run(self) -> None:
         """Work until stopped. A fault ends the worker; the next request begins with another."""

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -87,8 +88,10 @@ def _chosen(profile: Path | None) -> list[Path]:
 def install(profile: Path | None, models: tuple[Path, ...]) -> None:
     """Put the action into GIMP's profiles. Run it again after an update of vs-deblur."""
     chosen = _chosen(profile)
+    here = gimp.settings_here(models)
     for each in chosen:
-        settings = gimp.settings_here((*gimp.own_models(each), *models))
+        own = gimp.own_models(each)
+        settings = replace(here, models=gimp.choices((*own, *models))) if own else here
         click.echo(f"installed {__version__}: {gimp.install(each, settings)}")
         click.echo(f"models: {', '.join(label for _, label in settings.models)}")
     click.echo(f"it runs {sys.executable}")

@@ -115,6 +115,21 @@ def place(dialog: str) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
+def finished(what: str, is_there: Callable[[], bool]) -> str:
+    """Wait for a result and the end of its worker; the title then."""
+    wait(what, is_there)
+    wait("the end of the worker", lambda: workers() == 0)
+    return title()
+
+
+def undo() -> str:
+    """Undo one step, which brings the image back to what was loaded; the title then."""
+    focus(IMAGE)
+    hand("key", "ctrl+z")
+    wait("undo", lambda: not title().startswith("*"))
+    return title()
+
+
 def drag(from_: tuple[int, int], to: tuple[int, int]) -> None:
     hand("mousemove", *from_)
     time.sleep(0.3)
@@ -162,20 +177,11 @@ def use() -> dict[str, Any]:
     open_dialog()
     hand("key", "alt+n")
     hand("key", "Return")
-    wait("the result in place", lambda: title().startswith("*"))
-    wait("the end of the worker", lambda: workers() == 0)
-    found["in_place"] = title()
-    focus(IMAGE)
-    hand("key", "ctrl+z")
-    wait("undo", lambda: not title().startswith("*"))
+    found["in_place"] = finished("the result in place", lambda: title().startswith("*"))
+    undo()
     hand("key", "ctrl+f")
-    wait("the repeated result", lambda: title().startswith("*"))
-    wait("the end of the worker", lambda: workers() == 0)
-    found["repeated"] = title()
-    focus(IMAGE)
-    hand("key", "ctrl+z")
-    wait("undo", lambda: not title().startswith("*"))
-    found["undone_again"] = title()
+    found["repeated"] = finished("the repeated result", lambda: title().startswith("*"))
+    found["undone_again"] = undo()
 
     shown = logged("384x384 pixels")
     open_dialog()
