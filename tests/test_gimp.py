@@ -121,6 +121,18 @@ def test_a_model_that_is_none_is_not_offered(profile: Path, tmp_path: Path) -> N
     assert not (profile / "plug-ins").exists()
 
 
+def test_a_model_that_was_damaged_is_left_out_by_the_next_install(
+    profile: Path, small_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(small_weights.read_bytes())
+    assert invoke(command.install, "--profile", profile, "--model", mine).code == 0
+    mine.write_bytes(b"damaged")
+    assert invoke(command.install, "--profile", profile).code == 0
+    assert str(mine) not in [value for value, _ in settings(profile)["models"]]
+    assert "no longer offered" in caplog.text
+
+
 def test_files_of_one_name_can_be_told_apart(
     profile: Path, small_weights: Path, tmp_path: Path
 ) -> None:

@@ -247,12 +247,22 @@ def installed_version(profile: Path) -> str | None:
 
 
 def own_models(profile: Path) -> list[Path]:
-    """Weights files of the user that the action in a profile offers, as far as they are there."""
+    """Weights files of the user that the action in a profile offers, as far as they are good."""
+    from vs_deblur.weights import load
+
     try:
         found = Settings.read(folder_of(profile) / f"{NAME}.json").models
     except InputError:
         return []
-    return [path for value, _ in found if (path := Path(value)).is_absolute() and path.is_file()]
+    good = []
+    for path in (Path(value) for value, _ in found if Path(value).is_absolute()):
+        try:
+            load(str(path))
+        except WeightsError as error:  # to install again is the remedy: it must not fail of it
+            logger.warning("no longer offered: %s", error)
+        else:
+            good.append(path)
+    return good
 
 
 def settings_here(own: Sequence[Path] = ()) -> Settings:
