@@ -25,9 +25,12 @@ def bare_gimp(tmp_path_factory: pytest.TempPathFactory) -> Gimp:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def gimp(bare_gimp: Gimp) -> Gimp:
-    """The same with the action installed, as users install it."""
+    """The same with the action installed, as users install it.
+
+    Anew for every module: the scripts of the others put workers of their own into its settings.
+    """
     place.install(bare_gimp.profile, place.settings_here())
     return bare_gimp
 
