@@ -9,7 +9,7 @@ from av.video.format import names
 from tests import films
 from vs_deblur.avpixels import frame_of, layout, names_for, planes_of
 from vs_deblur.errors import InputError
-from vs_deblur_kernels.planes import PixelFormat
+from vs_deblur_kernels.pixels import PixelFormat
 
 
 def _supported() -> list[str]:

@@ -19,7 +19,7 @@ from tests.small import scramble
 from vs_deblur import engine
 from vs_deblur.engine import Deblurrer, Prepared
 from vs_deblur.errors import DeviceError, EngineError, InputError, UsageError
-from vs_deblur_kernels.planes import PixelFormat
+from vs_deblur_kernels.pixels import PixelFormat
 from vs_deblur_models.registry import build_network, save_network
 
 

@@ -37,7 +37,7 @@ from vs_deblur.sequences import (
     two_folders,
 )
 from vs_deblur.weights import load
-from vs_deblur_kernels.planes import PixelFormat
+from vs_deblur_kernels.pixels import PixelFormat
 
 Image = NDArray[np.uint8]
 

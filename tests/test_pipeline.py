@@ -22,7 +22,7 @@ from vs_deblur.pipeline import (
     untouched_frames,
 )
 from vs_deblur.timeline import Output, Plan, stream
-from vs_deblur_kernels.planes import PixelFormat
+from vs_deblur_kernels.pixels import PixelFormat
 
 LIMIT = 20.0  # seconds after which a wait counts as a hang
 GRAY = PixelFormat("gray", 8)

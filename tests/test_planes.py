@@ -17,16 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vs_deblur_kernels.planes import (
-    LUMA_COEFFICIENTS,
-    ChromaLocation,
-    Matrix,
-    PixelFormat,
-    add_rgb,
-    pad_to,
-    to_rgb,
-    yuv_matrix,
-)
+from vs_deblur_kernels.pixels import LUMA_COEFFICIENTS, ChromaLocation, Matrix, PixelFormat
+from vs_deblur_kernels.reference import add_rgb, pad_to, to_rgb, yuv_matrix
 
 Array = NDArray[Any]
 Real = NDArray[np.float64]

@@ -32,7 +32,7 @@ from vs_deblur.sequences import images
 from vs_deblur.tiling import padded_size
 from vs_deblur.timeline import Plan, stream
 from vs_deblur.weights import read_tensors
-from vs_deblur_kernels.planes import pad_to
+from vs_deblur_kernels.reference import pad_to
 from vs_deblur_models.blocks import DynamicTemporalBlending, ResBlock
 from vs_deblur_models.registry import build_network, save_network
 from vs_deblur_models.spec import State, VideoNetwork, step_of, takes_frames

@@ -22,7 +22,7 @@ from vs_deblur.h273 import UNSPECIFIED
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-    from vs_deblur_kernels.planes import Family, PixelFormat
+    from vs_deblur_kernels.pixels import Family, PixelFormat
 
 Plane = NDArray[Any]
 

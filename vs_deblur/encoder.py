@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
     from vs_deblur.pipeline import ClipInfo
-    from vs_deblur_kernels.planes import PixelFormat
+    from vs_deblur_kernels.pixels import PixelFormat
 
 # Containers that keep a time for each frame, by suffix: FFmpeg's name, codecs in the order in which
 # they are tried, lossless ones.

@@ -1,6 +1,6 @@
 """The core inference module: a network on a device, at a precision, in tiles if need be.
 
-Hosts bring frames in their own pixel format (:class:`~vs_deblur_kernels.planes.PixelFormat`) and
+Hosts bring frames in their own pixel format (:class:`~vs_deblur_kernels.pixels.PixelFormat`) and
 get them back in it. :meth:`Deblurrer.prepare` and :meth:`Deblurrer.step` are the interface of
 hosts with random access, :meth:`Deblurrer.stream` that of hosts that see frames in order,
 :meth:`Deblurrer.video` that of arrays. All three give the same samples for the same frame.
@@ -32,7 +32,8 @@ from vs_deblur.tiling import (
 )
 from vs_deblur.timeline import Output, Plan, stream
 from vs_deblur.weights import load
-from vs_deblur_kernels.planes import PixelFormat, add_rgb, pad_to, to_rgb
+from vs_deblur_kernels.pixels import PixelFormat
+from vs_deblur_kernels.reference import add_rgb, pad_to, to_rgb
 from vs_deblur_models.blocks import cast_
 from vs_deblur_models.spec import NetworkSpec, State, step_of
 

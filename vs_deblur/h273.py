@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vs_deblur_kernels.planes import Matrix
+    from vs_deblur_kernels.pixels import Matrix
 
 UNSPECIFIED = 2  # a matrix, primaries or a transfer
 

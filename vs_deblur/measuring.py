@@ -31,7 +31,7 @@ from vs_deblur.sequences import ImageSequence, read_pairs
 
 if TYPE_CHECKING:
     from vs_deblur.engine import Deblurrer
-    from vs_deblur_kernels.planes import PixelFormat
+    from vs_deblur_kernels.pixels import PixelFormat
 
 Planes = Sequence[NDArray[Any]]
 
@@ -156,7 +156,7 @@ def rgb8(planes: Planes, fmt: PixelFormat) -> Image:
     """A frame of any format as (H, W, 3) uint8 RGB, rounded."""
     import torch
 
-    from vs_deblur_kernels.planes import to_rgb
+    from vs_deblur_kernels.reference import to_rgb
 
     if fmt.family == "rgb" and fmt.bits == 8 and fmt.full_range and not fmt.is_float:
         return np.stack([np.asarray(p) for p in planes], axis=-1)
@@ -172,7 +172,7 @@ def image_runs(sequence: ImageSequence) -> Iterator[Run]:
     Raises:
         InputError: an image that cannot be read, or blurred and sharp of different sizes.
     """
-    from vs_deblur_kernels.planes import PixelFormat
+    from vs_deblur_kernels.pixels import PixelFormat
 
     fmt = PixelFormat("rgb", 8, full_range=True)
     for run in sequence.runs:

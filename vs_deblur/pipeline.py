@@ -20,7 +20,7 @@ from vs_deblur.errors import DeblurError, InputError, Stopped, UsageError
 if TYPE_CHECKING:
     from vs_deblur.engine import Deblurrer, Frame
     from vs_deblur.timeline import Output
-    from vs_deblur_kernels.planes import PixelFormat
+    from vs_deblur_kernels.pixels import PixelFormat
 
 Plane = NDArray[Any]
 

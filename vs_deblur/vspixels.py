@@ -12,7 +12,7 @@ from vs_deblur.errors import InputError
 from vs_deblur.h273 import MATRICES, UNSPECIFIED, guessed_matrix
 
 if TYPE_CHECKING:
-    from vs_deblur_kernels.planes import ChromaLocation, PixelFormat
+    from vs_deblur_kernels.pixels import ChromaLocation, PixelFormat
 
 # Matrices of Rec. ITU-T H.273 that are no linear map from R'G'B', or of which the coefficients are
 # not in the frame.
@@ -77,7 +77,7 @@ def frame_format(
     Raises:
         InputError: a matrix that is not a linear map of R'G'B', or a family of other planes.
     """
-    from vs_deblur_kernels.planes import PixelFormat
+    from vs_deblur_kernels.pixels import PixelFormat
 
     full = full_range(props)
     if family == "RGB":

@@ -89,7 +89,7 @@ def toy_nested(threads: int) -> None:
 
 def lite_orders(threads: int) -> None:
     from vs_deblur import Deblurrer
-    from vs_deblur_kernels.planes import PixelFormat
+    from vs_deblur_kernels.pixels import PixelFormat
 
     _core(threads)
     cuts = frozenset({9})

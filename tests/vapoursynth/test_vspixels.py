@@ -8,7 +8,7 @@ import pytest
 
 from vs_deblur.errors import InputError
 from vs_deblur.vspixels import frame_format, full_range, guesses
-from vs_deblur_kernels.planes import PixelFormat
+from vs_deblur_kernels.pixels import PixelFormat
 
 
 def _yuv(height: int = 480, **props: Any) -> PixelFormat:

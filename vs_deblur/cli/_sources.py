@@ -18,7 +18,7 @@ from vs_deblur.hosts import y4m
 
 if TYPE_CHECKING:
     from vs_deblur.pipeline import ClipInfo, MarkedFrame, Plane
-    from vs_deblur_kernels.planes import Matrix
+    from vs_deblur_kernels.pixels import Matrix
 
 Kind = Literal["y4m", "vpy", "video"]
 

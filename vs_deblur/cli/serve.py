@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vs_deblur.engine import Frame
     from vs_deblur.pipeline import Check, ClipInfo
     from vs_deblur.timeline import Output
-    from vs_deblur_kernels.planes import Matrix, PixelFormat
+    from vs_deblur_kernels.pixels import Matrix, PixelFormat
 
 Container = Literal["y4m", "raw"]
 

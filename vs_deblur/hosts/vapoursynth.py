@@ -34,7 +34,7 @@ from vs_deblur.timeline import Plan
 from vs_deblur.vspixels import frame_format, guesses
 
 if TYPE_CHECKING:
-    from vs_deblur_kernels.planes import PixelFormat
+    from vs_deblur_kernels.pixels import PixelFormat
 
 _UNKNOWN, _NO, _CUT = 0, 1, 2  # what is known of a frame: nothing, begins no scene, begins one
 _FLAGS_AT_ONCE = 64  # unknown flags that one node waits for

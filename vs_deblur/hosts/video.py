@@ -19,7 +19,7 @@ from vs_deblur.errors import InputError, reason
 from vs_deblur.h273 import MATRICES, UNSPECIFIED, guessed_matrix
 from vs_deblur.pipeline import ClipInfo
 from vs_deblur.wholeness import is_cut_off
-from vs_deblur_kernels.planes import ChromaLocation, PixelFormat
+from vs_deblur_kernels.pixels import ChromaLocation, PixelFormat
 
 if TYPE_CHECKING:
     from av.container import InputContainer

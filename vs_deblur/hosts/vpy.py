@@ -21,7 +21,7 @@ from vs_deblur.pipeline import ClipInfo, MarkedFrame
 from vs_deblur.vspixels import frame_format, guesses
 
 if TYPE_CHECKING:
-    from vs_deblur_kernels.planes import PixelFormat
+    from vs_deblur_kernels.pixels import PixelFormat
 
 logger = logging.getLogger(__name__)
 

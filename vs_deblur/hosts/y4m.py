@@ -30,7 +30,7 @@ from vs_deblur.h273 import guessed_matrix
 
 if TYPE_CHECKING:
     from vs_deblur.pipeline import ClipInfo
-    from vs_deblur_kernels.planes import ChromaLocation, Matrix, PixelFormat
+    from vs_deblur_kernels.pixels import ChromaLocation, Matrix, PixelFormat
 
 MAGIC = b"YUV4MPEG2"
 FRAME = b"FRAME\n"
@@ -185,7 +185,7 @@ class Header:
             matrix: y4m does not say it; None takes :func:`~vs_deblur.h273.guessed_matrix`.
             full_range: None takes what the header says, else limited.
         """
-        from vs_deblur_kernels.planes import PixelFormat
+        from vs_deblur_kernels.pixels import PixelFormat
 
         layout = self.layout
         if full_range is None:

@@ -1,0 +1,118 @@
+// What the kernels take from the device: 16-bit numbers, vector accesses, asynchronous copies and
+// tensor-core products, one small function each.
+//
+// No header of the CUDA toolkit is included, so that NVRTC needs nothing but itself. Compiled by
+// g++ with VS_DEBLUR_SHIM, everything here comes from an emulation instead (tests/shim/shim.h): the
+// text of the kernels is the same.
+#pragma once
+
+#ifdef VS_DEBLUR_SHIM
+#include "shim.h"
+#else
+
+#define DEVICE __device__ __forceinline__
+#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+
+using uint8 = unsigned char;
+using uint16 = unsigned short;
+using uint32 = unsigned int;
+
+// IEEE binary16 and the upper half of binary32, as bits: arithmetic is done in float.
+struct float16 {
+  uint16 bits;
+};
+struct bfloat16 {
+  uint16 bits;
+};
+
+DEVICE float to_float(float x) { return x; }
+DEVICE float to_float(uint8 x) { return float(x); }
+DEVICE float to_float(uint16 x) { return float(x); }
+DEVICE float to_float(float16 x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+}
+DEVICE float to_float(bfloat16 x) { return __uint_as_float(uint32(x.bits) << 16); }
+
+// Rounded to nearest, ties to even.
+DEVICE void from_float(float x, float &y) { y = x; }
+DEVICE void from_float(float x, float16 &y) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); }
+DEVICE void from_float(float x, bfloat16 &y) {
+#if __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+#else
+  const uint32 bits = __float_as_uint(x);
+  y.bits = x != x ? 0x7fff : uint16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+#endif
+}
+// Integers: rounded to nearest, clamped to the type.
+DEVICE void from_float(float x, uint8 &y) { y = uint8(fminf(fmaxf(rintf(x), 0.f), 255.f)); }
+DEVICE void from_float(float x, uint16 &y) { y = uint16(fminf(fmaxf(rintf(x), 0.f), 65535.f)); }
+
+// 16 bytes, or 8, moved by one instruction; the address must be a multiple of the size.
+struct alignas(16) Bytes16 {
+  uint32 word[4];
+};
+struct alignas(8) Bytes8 {
+  uint32 word[2];
+};
+template <class Bytes> DEVICE Bytes load(const void *address) {
+  return *static_cast<const Bytes *>(address);
+}
+template <class Bytes> DEVICE void store(void *address, const Bytes &bytes) {
+  *static_cast<Bytes *>(address) = bytes;
+}
+
+// The dynamic shared memory of the block.
+DEVICE unsigned char *shared_memory() {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  return memory;
+}
+
+#if __CUDA_ARCH__ >= 800
+
+DEVICE uint32 shared_address(const void *p) { return uint32(__cvta_generic_to_shared(p)); }
+
+// Starts a copy of 16 bytes from global to shared memory; writes zeros if not `valid` (then the
+// source is not read).
+DEVICE void copy_async(void *to, const void *from, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(valid ? 16 : 0)
+               : "memory");
+}
+// Closes the group of the copies that this thread has started.
+DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until all but this thread's last `open` groups are done. Other threads see them after the
+// next barrier.
+template <int open> DEVICE void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(open) : "memory");
+}
+
+// Four 8x8 matrices of 16-bit numbers. Lane i names row i % 8 of matrix i / 8 (16 bytes, aligned);
+// it gets elements 2 (i % 4) and 2 (i % 4) + 1 of row i / 4 of each.
+DEVICE void load_matrices(uint32 (&m)[4], const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// d += a b on tensor cores: a 16 x 16, b 16 x 8 (two registers), d 16 x 8 in float. Lane i holds
+// rows i / 4 and i / 4 + 8 and columns 2 (i % 4) and 2 (i % 4) + 1 of d: d[0], d[1] of the first row,
+// d[2], d[3] of the second.
+template <class T> DEVICE void multiply_add(float (&d)[4], const uint32 (&a)[4], const uint32 *b);
+#define VS_DEBLUR_MMA(TYPE, NAME)                                                                   \
+  template <>                                                                                      \
+  DEVICE void multiply_add<TYPE>(float (&d)[4], const uint32 (&a)[4], const uint32 *b) {           \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." NAME "." NAME ".f32 "                    \
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                 \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                  \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));              \
+  }
+VS_DEBLUR_MMA(float16, "f16")
+VS_DEBLUR_MMA(bfloat16, "bf16")
+#undef VS_DEBLUR_MMA
+
+#endif  // __CUDA_ARCH__ >= 800
+#endif  // VS_DEBLUR_SHIM

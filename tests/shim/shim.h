@@ -1,0 +1,378 @@
+// A CUDA device in miniature, for the kernels of this project compiled by g++: the very text that
+// NVRTC compiles runs here, thread by thread, and faults that a GPU would hide come to light.
+//
+// - Every thread of a block is a fibre. A seeded generator chooses which goes on whenever one
+//   waits, so what a missing barrier leaves to chance differs from seed to seed.
+// - Shared memory starts as NaN, and lies between pages that may not be touched, as all tensors do:
+//   an access out of bounds ends the launch with a message.
+// - Asynchronous copies poison their destination with NaN at once and happen only when their thread
+//   waits for them.
+// - Vector accesses are checked for alignment.
+// - Barriers that not all threads reach are an error.
+//
+// Tensor-core products add in float, in the order of k: a GPU rounds a little differently.
+// Not covered: occupancy, caches, timing, memory that is not coherent between blocks.
+#pragma once
+
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <random>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#define DEVICE inline
+#define KERNEL(threads) inline void
+
+using uint8 = unsigned char;
+using uint16 = unsigned short;
+using uint32 = unsigned int;
+
+namespace shim {
+
+constexpr unsigned WARP = 32;
+constexpr size_t STACK = 128 << 10;
+constexpr unsigned MOST_THREADS = 1024;
+
+struct Index {
+  unsigned x = 1, y = 1, z = 1;
+  unsigned count() const { return x * y * z; }
+};
+
+struct Copy {
+  void *to;
+  const void *from;  // null: zeros
+};
+
+enum class State { ready, at_block_barrier, at_warp_barrier, done };
+
+struct Fibre {
+  jmp_buf jump;
+  Index thread;
+  unsigned number;
+  State state;
+  unsigned collectives;                   // of its warp, so far
+  std::vector<Copy> open;                 // asynchronous copies of the group that is not closed
+  std::deque<std::vector<Copy>> groups;   // closed, not done
+};
+
+// What lanes of a warp show to each other: a slot for each of two collectives in a row.
+struct Lane {
+  float a[8], b[4];
+  const void *row;
+};
+struct Warp {
+  Lane lane[2][WARP];
+};
+
+inline std::vector<Fibre> fibres;
+inline std::vector<Warp> warps;
+inline Fibre *current;
+inline Index grid, block_size, block_index;
+inline unsigned char *shared;
+inline size_t shared_size;
+inline std::mt19937 order;
+inline sigjmp_buf scheduler;
+inline char message[256];
+inline void (*body)();
+
+[[noreturn]] inline void fail(const char *what) {
+  snprintf(message, sizeof message, "%s (block %u %u %u, thread %u %u %u)", what, block_index.x,
+           block_index.y, block_index.z, current->thread.x, current->thread.y, current->thread.z);
+  siglongjmp(scheduler, 2);
+}
+
+inline void on_bad_access(int) { fail("an access out of bounds"); }
+
+// Gives the processor to the scheduler until it comes back.
+__attribute__((noinline)) inline void wait(State state) {
+  current->state = state;
+  if (!_setjmp(current->jump)) siglongjmp(scheduler, 1);
+}
+
+inline void *stack_of(unsigned number) {
+  static unsigned char *stacks = static_cast<unsigned char *>(
+      mmap(nullptr, STACK * MOST_THREADS, PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  return stacks + STACK * number;
+}
+
+inline void enter() {
+  // Entered once to learn the stack, left at once, gone on with by the scheduler's jump.
+  if (_setjmp(current->jump)) {
+    body();
+    if (!current->open.empty() || !current->groups.empty())
+      fail("a thread ended with copies under way");
+    current->state = State::done;
+    siglongjmp(scheduler, 1);
+  }
+  siglongjmp(scheduler, 1);
+}
+
+inline void start(Fibre &fibre) {
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = stack_of(fibre.number);
+  context.uc_stack.ss_size = STACK;
+  context.uc_link = nullptr;
+  makecontext(&context, enter, 0);
+  current = &fibre;
+  if (!sigsetjmp(scheduler, 0)) setcontext(&context);
+}
+
+// Lets go on whom a barrier holds no longer; whether anybody was.
+inline bool release() {
+  bool any = false;
+  for (size_t w = 0; w * WARP < fibres.size(); ++w) {
+    const size_t first = w * WARP, last = std::min(first + WARP, fibres.size());
+    bool all = true;
+    for (size_t i = first; i < last; ++i) all &= fibres[i].state == State::at_warp_barrier;
+    if (!all) continue;
+    any = true;
+    for (size_t i = first; i < last; ++i) fibres[i].state = State::ready;
+  }
+  if (any) return true;
+  for (const Fibre &f : fibres)
+    if (f.state != State::at_block_barrier) return false;
+  for (Fibre &f : fibres) f.state = State::ready;
+  return true;
+}
+
+// Runs the threads of a block; nullptr, or what went wrong.
+inline const char *run_block() {
+  memset(shared, 0xff, shared_size);
+  fibres.assign(block_size.count(), Fibre{});
+  warps.assign((fibres.size() + WARP - 1) / WARP, Warp{});
+  for (unsigned i = 0; i < fibres.size(); ++i) {
+    Fibre &f = fibres[i];
+    f.number = i;
+    f.state = State::ready;
+    f.thread = {i % block_size.x, i / block_size.x % block_size.y,
+                i / (block_size.x * block_size.y)};
+    start(f);
+  }
+  static std::vector<Fibre *> ready;
+  ready.clear();
+  for (Fibre &f : fibres) ready.push_back(&f);
+  static size_t chosen;  // survives the jumps
+  while (true) {
+    if (ready.empty()) {
+      if (!release()) break;
+      for (Fibre &f : fibres)
+        if (f.state == State::ready) ready.push_back(&f);
+    }
+    chosen = order() % ready.size();
+    current = ready[chosen];
+    const int back = sigsetjmp(scheduler, 0);
+    if (back == 2) return message;
+    if (!back) _longjmp(current->jump, 1);
+    ready[chosen] = ready.back();
+    ready.pop_back();
+  }
+  for (const Fibre &f : fibres)
+    if (f.state != State::done) return "a barrier that not all threads reach";
+  return nullptr;
+}
+
+template <class... A, size_t... I>
+void call(void (*kernel)(A...), void **arguments, std::index_sequence<I...>) {
+  kernel(*static_cast<A *>(arguments[I])...);
+}
+
+template <class... A>
+const char *launch(void (*kernel)(A...), const unsigned *grid_, const unsigned *block_,
+                   void *shared_, size_t shared_size_, void **arguments, unsigned seed) {
+  static void (*what)(A...);
+  static void **with;
+  what = kernel, with = arguments;
+  body = [] { call(what, with, std::index_sequence_for<A...>{}); };
+  grid = {grid_[0], grid_[1], grid_[2]};
+  block_size = {block_[0], block_[1], block_[2]};
+  shared = static_cast<unsigned char *>(shared_), shared_size = shared_size_;
+  order.seed(seed);
+
+  struct sigaction action = {}, old_segv, old_bus;
+  action.sa_handler = on_bad_access;
+  action.sa_flags = SA_NODEFER;
+  sigaction(SIGSEGV, &action, &old_segv);
+  sigaction(SIGBUS, &action, &old_bus);
+  static const char *error;
+  error = nullptr;
+  static std::vector<unsigned> blocks;
+  blocks.resize(grid.count());
+  for (unsigned i = 0; i < blocks.size(); ++i) blocks[i] = i;
+  for (unsigned i = blocks.size(); i > 1; --i) std::swap(blocks[i - 1], blocks[order() % i]);
+  static size_t at;
+  for (at = 0; at < blocks.size() && !error; ++at) {
+    const unsigned i = blocks[at];
+    block_index = {i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)};
+    error = run_block();
+  }
+  sigaction(SIGSEGV, &old_segv, nullptr);
+  sigaction(SIGBUS, &old_bus, nullptr);
+  return error;
+}
+
+inline void aligned(const void *address, size_t size, const char *what) {
+  if (reinterpret_cast<uintptr_t>(address) % size) fail(what);
+}
+
+// Shows something to the other lanes of the warp and waits for theirs.
+template <class Show> const Lane *together(Show show) {
+  Lane *lanes = warps[current->number / WARP].lane[current->collectives++ % 2];
+  show(lanes[current->number % WARP]);
+  wait(State::at_warp_barrier);
+  return lanes;
+}
+
+}  // namespace shim
+
+#define threadIdx (shim::current->thread)
+#define blockIdx (shim::block_index)
+#define blockDim (shim::block_size)
+#define gridDim (shim::grid)
+
+inline void __syncthreads() { shim::wait(shim::State::at_block_barrier); }
+inline void __syncwarp() { shim::wait(shim::State::at_warp_barrier); }
+
+struct float16 {
+  uint16 bits;
+};
+struct bfloat16 {
+  uint16 bits;
+};
+
+inline float bits_to_float(uint32 bits) {
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+inline uint32 float_to_bits(float x) {
+  uint32 bits;
+  memcpy(&bits, &x, 4);
+  return bits;
+}
+
+inline float to_float(float x) { return x; }
+inline float to_float(uint8 x) { return x; }
+inline float to_float(uint16 x) { return x; }
+inline float to_float(bfloat16 x) { return bits_to_float(uint32(x.bits) << 16); }
+inline float to_float(float16 x) {
+  const uint32 sign = uint32(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;
+  if (rest >= 0x7c00) return bits_to_float(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+  // 2^-14 times what the bits say as a float whose exponent starts at 0: subnormals come out right.
+  const float magnitude = bits_to_float(rest << 13) * 0x1p112f;
+  return bits_to_float(sign | float_to_bits(magnitude));
+}
+
+inline void from_float(float x, float &y) { y = x; }
+inline void from_float(float x, bfloat16 &y) {
+  const uint32 bits = float_to_bits(x);
+  y.bits = x != x ? 0x7fff : uint16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+inline void from_float(float x, float16 &y) {
+  const uint32 sign = float_to_bits(x) >> 16 & 0x8000;
+  const float magnitude = std::fabs(x);
+  uint32 bits;
+  if (x != x) {
+    bits = 0x7fff;
+  } else if (magnitude >= 65520.f) {
+    bits = 0x7c00;
+  } else if (magnitude < 0x1p-14f) {
+    bits = uint32(std::nearbyint(magnitude * 0x1p24f));  // subnormal: units of 2^-24
+  } else {
+    const uint32 m = float_to_bits(magnitude) - (112u << 23);
+    bits = (m + 0xfff + (m >> 13 & 1)) >> 13;
+  }
+  y.bits = uint16(sign | bits);
+}
+inline void from_float(float x, uint8 &y) { y = uint8(fminf(fmaxf(rintf(x), 0.f), 255.f)); }
+inline void from_float(float x, uint16 &y) { y = uint16(fminf(fmaxf(rintf(x), 0.f), 65535.f)); }
+
+struct alignas(16) Bytes16 {
+  uint32 word[4];
+};
+struct alignas(8) Bytes8 {
+  uint32 word[2];
+};
+template <class Bytes> Bytes load(const void *address) {
+  shim::aligned(address, sizeof(Bytes), "a vector load that is not aligned");
+  Bytes bytes;
+  memcpy(&bytes, address, sizeof bytes);
+  return bytes;
+}
+template <class Bytes> void store(void *address, const Bytes &bytes) {
+  shim::aligned(address, sizeof(Bytes), "a vector store that is not aligned");
+  memcpy(address, &bytes, sizeof bytes);
+}
+
+inline unsigned char *shared_memory() { return shim::shared; }
+
+inline void copy_async(void *to, const void *from, bool valid) {
+  shim::aligned(to, 16, "an asynchronous copy to an address that is not aligned");
+  if (valid) shim::aligned(from, 16, "an asynchronous copy from an address that is not aligned");
+  memset(to, 0xff, 16);
+  shim::current->open.push_back({to, valid ? from : nullptr});
+}
+inline void copy_async_commit() {
+  shim::current->groups.push_back(std::move(shim::current->open));
+  shim::current->open.clear();
+}
+template <int open> void copy_async_wait() {
+  auto &groups = shim::current->groups;
+  while (groups.size() > size_t(open)) {
+    for (const shim::Copy &c : groups.front()) {
+      if (c.from)
+        memcpy(c.to, c.from, 16);
+      else
+        memset(c.to, 0, 16);
+    }
+    groups.pop_front();
+  }
+}
+
+// PTX ISA, ldmatrix.
+inline void load_matrices(uint32 (&m)[4], const void *row) {
+  shim::aligned(row, 16, "a row of a matrix that is not aligned");
+  const unsigned lane = shim::current->number % shim::WARP;
+  const shim::Lane *lanes = shim::together([row](shim::Lane &mine) { mine.row = row; });
+  for (unsigned i = 0; i < 4; ++i)
+    memcpy(&m[i], static_cast<const char *>(lanes[8 * i + lane / 4].row) + 4 * (lane % 4), 4);
+}
+
+// PTX ISA, fragments of mma.m16n8k16 for 16-bit numbers.
+template <class T> void multiply_add(float (&d)[4], const uint32 (&a)[4], const uint32 *b) {
+  const auto number = [](uint32 word, unsigned half) {
+    return to_float(T{uint16(word >> 16 * half)});
+  };
+  const shim::Lane *lanes = shim::together([&](shim::Lane &mine) {
+    for (unsigned i = 0; i < 8; ++i) mine.a[i] = number(a[i / 2], i % 2);
+    for (unsigned i = 0; i < 4; ++i) mine.b[i] = number(b[i / 2], i % 2);
+  });
+  const unsigned lane = shim::current->number % shim::WARP, row = lane / 4, pair = lane % 4;
+  for (unsigned e = 0; e < 4; ++e) {
+    const unsigned below = e / 2, column = 2 * pair + e % 2;
+    for (unsigned k = 0; k < 16; ++k) {
+      // The lane of k in a row of a and in a column of b, and its place among that lane's numbers.
+      const unsigned owner = k % 8 / 2, half = k % 2, high = k / 8;
+      d[e] += lanes[4 * row + owner].a[2 * (2 * high + below) + half] *
+              lanes[4 * column + owner].b[2 * high + half];
+    }
+  }
+}
+
+// The door for ctypes: launches `name` and gives nullptr, or what went wrong.
+#define SHIM_KERNEL(name)                                                                         \
+  extern "C" const char *launch_##name(const unsigned *grid, const unsigned *block, void *shared, \
+                                       size_t shared_size, void **arguments, unsigned seed) {     \
+    return shim::launch(&name, grid, block, shared, shared_size, arguments, seed);                \
+  }
