@@ -69,9 +69,15 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Out:
-    """An argument that the kernel writes, every element of it, and does not read."""
+    """An argument that the kernel writes, every element of it.
+
+    Attributes:
+        tensor: the argument.
+        is_read: whether its values are read before.
+    """
 
     tensor: Tensor
+    is_read: bool = False
 
 
 Argument = Tensor | Out | np.generic

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ def mode() -> Mode:
     said = os.environ.get(VARIABLE) or "auto"
     if said not in MODES:
         raise ValueError(f"{VARIABLE} must be one of {', '.join(MODES)}, not {said}")
-    return cast(Mode, said)
+    return said
 
 
 @cache
@@ -86,7 +86,7 @@ class Operation:
         """
         first = tensors[0]
         launcher = _on(first.device)
-        if launcher is None:
+        if launcher is None or torch.compiler.is_compiling():
             return None
         wanted = mode()
         if wanted == "reference" or (wanted == "auto" and not self.automatic):
@@ -99,6 +99,34 @@ class Operation:
         if wanted == "cupy":
             raise KernelError(wrong)
         return None
+
+    @staticmethod
+    def launcher(device: torch.device) -> Backend:
+        """Who launches kernels on a device, whatever is asked for.
+
+        Raises:
+            KernelError: nobody does.
+        """
+        launcher = _on(device)
+        if launcher is None:
+            raise KernelError(f"no kernels on {device}")
+        return launcher
+
+    def give_up(self, device: torch.device, dtype: torch.dtype, reason: str) -> None:
+        """Leave the kernel out from now on: it failed where its check did not look.
+
+        Raises:
+            KernelError: kernels are asked for by name.
+        """
+        reason = (reason.strip().splitlines() or ["it failed"])[0]
+        if mode() == "cupy":
+            raise KernelError(f"{self.name}: {reason}")
+        with _lock:
+            self.found[device, dtype] = reason
+        self._warn(reason)
+
+    def _warn(self, reason: str) -> None:
+        logger.warning("the kernel %s is left out, torch computes instead: %s", self.name, reason)
 
     def _wrong(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """What is wrong with the kernel; None if it proved itself."""
@@ -114,9 +142,7 @@ class Operation:
             except KernelError as error:
                 self.found[device, dtype] = str(error)
                 if mode() == "auto":
-                    logger.warning(
-                        "the kernel %s is left out, torch computes instead: %s", self.name, error
-                    )
+                    self._warn(str(error))
             return self.found[device, dtype]
 
 

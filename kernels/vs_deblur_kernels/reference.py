@@ -39,6 +39,42 @@ def blend(a: Tensor, h: Tensor, previous: Tensor, beta: Tensor) -> Tensor:
     return w * h + (1.0 - w) * previous
 
 
+def resblock(
+    x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, *, relu: bool = False
+) -> Tensor:
+    """A residual block: the one of Nah et al. 2017, section 3.1.
+
+    Args:
+        x: (B, C, H, W).
+        weight1, weight2: (C, C, K, K), K odd.
+        bias1, bias2: (C,).
+        relu: a ReLU after the sum (He et al. 2016), which the networks here do not have.
+
+    Returns:
+        ``x + conv2(relu(conv1(x)))``, (B, C, H, W).
+    """
+    pad = weight1.shape[-1] // 2
+    middle = torch.relu(F.conv2d(x, weight1, bias1, padding=pad))
+    out = x + F.conv2d(middle, weight2, bias2, padding=pad)
+    return torch.relu(out) if relu else out
+
+
+def skip(y: Tensor, bias: Tensor, x: Tensor, *, relu: bool = False) -> Tensor:
+    """The end of a residual block.
+
+    Args:
+        y: the second convolution without its bias, (B, C, H, W).
+        bias: that bias, (C,).
+        x: the block's input, (B, C, H, W).
+        relu: a ReLU after the sum.
+
+    Returns:
+        ``y + bias + x``, (B, C, H, W).
+    """
+    out = y + bias[:, None, None] + x
+    return torch.relu(out) if relu else out
+
+
 def yuv_matrix(matrix: Matrix) -> Tensor:
     """RGB 0..1 to Y 0..1, Cb and Cr -0.5..0.5: a (3, 3) float32 matrix."""
     kr, kb = LUMA_COEFFICIENTS[matrix]

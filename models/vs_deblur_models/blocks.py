@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vs_deblur_kernels import dtb, resblock, resblock5
+
 Convolution = nn.Conv2d | nn.ConvTranspose2d
 
 
@@ -76,6 +78,11 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W)."""
+        parts = (self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias)
+        for kernel in (resblock, resblock5):
+            fused: Tensor | None = kernel.fused(x, *parts)
+            if fused is not None:
+                return fused
         out: Tensor = x + self.conv2(torch.relu(self.conv1(x)))
         return out
 
@@ -153,8 +160,7 @@ class DynamicTemporalBlending(nn.Module):
             blended features, (B, C, H, W).
         """
         a = self.conv(torch.cat((previous, h), dim=1))
-        w = (torch.tanh(a).abs() + self.beta.clamp(0.0, 1.0)).clamp(max=1.0)
-        return w * h + (1.0 - w) * previous
+        return dtb.blend(a, h, previous, self.beta)
 
     @torch.no_grad()
     def project_(self) -> None:

@@ -145,7 +145,7 @@ class Shim:
                 continue
             tensor = a.tensor if isinstance(a, Out) else a
             buffer = Guarded(span(tensor), 16, at_end)
-            if not isinstance(a, Out):
+            if not isinstance(a, Out) or a.is_read:
                 ctypes.memmove(buffer.address, tensor.data_ptr(), buffer.size)
             buffers.append((buffer, tensor, isinstance(a, Out)))
             values.append(ctypes.c_void_p(buffer.address))

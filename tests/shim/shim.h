@@ -1,8 +1,9 @@
 // A CUDA device in miniature, for the kernels of this project compiled by g++: the very text that
 // NVRTC compiles runs here, thread by thread, and faults that a GPU would hide come to light.
 //
-// - Every thread of a block is a fibre. A seeded generator chooses which goes on whenever one
-//   waits, so what a missing barrier leaves to chance differs from seed to seed.
+// - Every thread of a block is a fibre. Which goes on whenever one waits is up to the seed: any of
+//   them by chance, or one warp as far as it can go, then the next. So what a missing barrier leaves
+//   open comes out wrong for some seed.
 // - Shared memory starts as NaN, and lies between pages that may not be touched, as all tensors do:
 //   an access out of bounds ends the launch with a message.
 // - Asynchronous copies poison their destination with NaN at once and happen only when their thread
@@ -20,6 +21,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -31,6 +33,8 @@
 #include <vector>
 
 #define DEVICE inline
+using std::min;
+using std::max;
 #define KERNEL(threads) inline void
 
 using uint8 = unsigned char;
@@ -72,6 +76,8 @@ struct Lane {
 };
 struct Warp {
   Lane lane[2][WARP];
+  unsigned waiting;   // lanes at a barrier of the warp
+  unsigned priority;  // where warps go one after another
 };
 
 inline std::vector<Fibre> fibres;
@@ -110,8 +116,9 @@ inline void enter() {
   // Entered once to learn the stack, left at once, gone on with by the scheduler's jump.
   if (_setjmp(current->jump)) {
     body();
-    if (!current->open.empty() || !current->groups.empty())
-      fail("a thread ended with copies under way");
+    for (const auto &group : current->groups)
+      if (!group.empty()) fail("a thread ended with copies under way");
+    if (!current->open.empty()) fail("a thread ended with copies under way");
     current->state = State::done;
     siglongjmp(scheduler, 1);
   }
@@ -129,22 +136,37 @@ inline void start(Fibre &fibre) {
   if (!sigsetjmp(scheduler, 0)) setcontext(&context);
 }
 
-// Lets go on whom a barrier holds no longer; whether anybody was.
-inline bool release() {
-  bool any = false;
-  for (size_t w = 0; w * WARP < fibres.size(); ++w) {
-    const size_t first = w * WARP, last = std::min(first + WARP, fibres.size());
-    bool all = true;
-    for (size_t i = first; i < last; ++i) all &= fibres[i].state == State::at_warp_barrier;
-    if (!all) continue;
-    any = true;
-    for (size_t i = first; i < last; ++i) fibres[i].state = State::ready;
+inline bool warp_after_warp;
+inline std::vector<Fibre *> ready;
+
+inline Warp &warp_of(const Fibre &fibre) { return warps[fibre.number / WARP]; }
+
+// Takes the one that goes on out of those that may.
+inline Fibre *choose() {
+  size_t chosen = order() % ready.size();
+  if (warp_after_warp)
+    for (size_t i = 0; i < ready.size(); ++i)
+      if (warp_of(*ready[i]).priority < warp_of(*ready[chosen]).priority) chosen = i;
+  Fibre *fibre = ready[chosen];
+  ready[chosen] = ready.back();
+  ready.pop_back();
+  return fibre;
+}
+
+inline void go_on(size_t first, size_t last) {
+  for (size_t i = first; i < last; ++i) {
+    fibres[i].state = State::ready;
+    ready.push_back(&fibres[i]);
   }
-  if (any) return true;
-  for (const Fibre &f : fibres)
-    if (f.state != State::at_block_barrier) return false;
-  for (Fibre &f : fibres) f.state = State::ready;
-  return true;
+}
+
+// A fibre has stopped: if it was the last of its warp to come to a barrier, they go on.
+inline void after(const Fibre &fibre) {
+  if (fibre.state != State::at_warp_barrier) return;
+  const size_t first = fibre.number / WARP * WARP, last = std::min(first + WARP, fibres.size());
+  if (++warp_of(fibre).waiting < last - first) return;
+  warp_of(fibre).waiting = 0;
+  go_on(first, last);
 }
 
 // Runs the threads of a block; nullptr, or what went wrong.
@@ -153,34 +175,26 @@ inline const char *run_block() {
   fibres.assign(block_size.count(), Fibre{});
   warps.assign((fibres.size() + WARP - 1) / WARP, Warp{});
   for (unsigned i = 0; i < fibres.size(); ++i) {
-    Fibre &f = fibres[i];
-    f.number = i;
-    f.state = State::ready;
-    f.thread = {i % block_size.x, i / block_size.x % block_size.y,
-                i / (block_size.x * block_size.y)};
-    start(f);
+    fibres[i].number = i;
+    fibres[i].thread = {i % block_size.x, i / block_size.x % block_size.y,
+                        i / (block_size.x * block_size.y)};
+    start(fibres[i]);
   }
-  static std::vector<Fibre *> ready;
   ready.clear();
-  for (Fibre &f : fibres) ready.push_back(&f);
-  static size_t chosen;  // survives the jumps
   while (true) {
-    if (ready.empty()) {
-      if (!release()) break;
-      for (Fibre &f : fibres)
-        if (f.state == State::ready) ready.push_back(&f);
+    for (const Fibre &f : fibres)
+      if (f.state != fibres[0].state) return "a barrier that not all threads reach";
+    if (fibres[0].state == State::done) return nullptr;
+    for (Warp &w : warps) w.priority = order();
+    go_on(0, fibres.size());
+    while (!ready.empty()) {
+      current = choose();
+      const int back = sigsetjmp(scheduler, 0);
+      if (back == 2) return message;
+      if (!back) _longjmp(current->jump, 1);
+      after(*current);
     }
-    chosen = order() % ready.size();
-    current = ready[chosen];
-    const int back = sigsetjmp(scheduler, 0);
-    if (back == 2) return message;
-    if (!back) _longjmp(current->jump, 1);
-    ready[chosen] = ready.back();
-    ready.pop_back();
   }
-  for (const Fibre &f : fibres)
-    if (f.state != State::done) return "a barrier that not all threads reach";
-  return nullptr;
 }
 
 template <class... A, size_t... I>
@@ -199,6 +213,7 @@ const char *launch(void (*kernel)(A...), const unsigned *grid_, const unsigned *
   block_size = {block_[0], block_[1], block_[2]};
   shared = static_cast<unsigned char *>(shared_), shared_size = shared_size_;
   order.seed(seed);
+  warp_after_warp = seed / 2 % 2;
 
   struct sigaction action = {}, old_segv, old_bus;
   action.sa_handler = on_bad_access;

@@ -1,0 +1,445 @@
+"""The kernels' own text, compiled by g++ and run thread by thread on the CPU (``tests/shim``).
+
+The rule for every kernel: its error against float64 is at most twice that of plain torch at the
+same precision.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.shim import Shim, ShimError
+from vs_deblur_kernels import dtb, reference, resblock, resblock5, skip
+from vs_deblur_kernels._compile import Kernel, KernelError, compile_cubin
+from vs_deblur_kernels.dispatch import launching_by
+from vs_deblur_models.blocks import cast_
+from vs_deblur_models.dmphn import Dmphn, DmphnConfig
+from vs_deblur_models.mscnn import Mscnn, MscnnConfig
+from vs_deblur_models.srn import Srn
+from vs_deblur_models.strcnn import Strcnn, StrcnnDtbLite
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="SKIPPED: NO g++")
+
+HALVES = list(resblock.TYPES)
+FLOATS = list(dtb.TYPES)
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what g++ made is kept for the whole run."""
+    return tmp_path_factory.mktemp("shim")
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=generator(seed))
+
+
+def errors(found: Tensor, exact: Tensor) -> tuple[float, float]:
+    """Root mean square and largest error; infinite where something is NaN."""
+    difference = (found.double() - exact).nan_to_num(torch.inf, torch.inf, torch.inf)
+    return difference.square().mean().sqrt().item(), difference.abs().max().item()
+
+
+def assert_as_good(found: Tensor, plain: Tensor, exact: Tensor) -> None:
+    """The rule. A unit in the last place is allowed for: on few numbers, torch may be lucky."""
+    assert found.dtype == plain.dtype
+    assert found.shape == plain.shape
+    unit = torch.finfo(plain.dtype).eps * exact.abs().max().item()
+    for ours, theirs in zip(errors(found, exact), errors(plain, exact), strict=True):
+        assert ours <= 2 * theirs + unit / 2
+
+
+# ------------------------------------------------------------------------------------------- dtb
+
+LAYOUTS = {
+    "channels_last": torch.channels_last,
+    "contiguous": torch.contiguous_format,
+}
+
+
+def features(*shape: int, dtype: torch.dtype, layout: str, seed: int = 0) -> Tensor:
+    return normal(*shape, seed=seed).to(dtype).contiguous(memory_format=LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (1, 3, 1, 5), (2, 64, 7, 9), (1, 5, 33, 31), (1, 8, 16, 32)]
+)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_dtb(
+    compiled: Path, dtype: torch.dtype, shape: tuple[int, ...], layout: str, seed: int
+) -> None:
+    a, h, previous = (features(*shape, dtype=dtype, layout=layout, seed=s) for s in range(3))
+    beta = torch.tensor(0.3, dtype=dtype)
+    shim = Shim(compiled, seed)
+    with launching_by(shim):
+        found = dtb.blend(a * 3, h, previous, beta)
+    assert len(shim.launches) == 1
+    assert found.stride() == h.stride()
+    exact = reference.blend((a * 3).double(), h.double(), previous.double(), beta.double())
+    assert_as_good(found, reference.blend(a * 3, h, previous, beta), exact)
+
+
+@pytest.mark.parametrize("beta", [-0.5, 0.0, 1.0, 2.0])
+def test_dtb_keeps_to_between_the_two(compiled: Path, beta: float) -> None:
+    """Beta is clamped, and the weight never exceeds 1."""
+    a, h, previous = (normal(1, 4, 5, 5, seed=s) for s in range(3))
+    with launching_by(Shim(compiled)):
+        found = dtb.blend(a, h, previous, torch.tensor(beta))
+    assert (found <= torch.maximum(h, previous) + 1e-6).all()
+    assert (found >= torch.minimum(h, previous) - 1e-6).all()
+    torch.testing.assert_close(found, reference.blend(a, h, previous, torch.tensor(beta)))
+
+
+def test_dtb_brings_layouts_together(compiled: Path) -> None:
+    """Tensors of other strides, and one that begins at an odd address."""
+    whole = normal(1, 8, 9, 7, seed=3)
+    h = normal(2 * 8 * 9 * 7 + 1)[1:].view(2, 8, 9, 7)[:1]
+    a = normal(1, 8, 9, 7, seed=1).to(memory_format=torch.channels_last)
+    previous = whole.transpose(2, 3).contiguous().transpose(2, 3)
+    beta = torch.tensor(0.25)
+    with launching_by(Shim(compiled)):
+        found = dtb.blend(a, h, previous, beta)
+    torch.testing.assert_close(found, reference.blend(a, h, previous, beta))
+
+
+def test_beta_may_have_a_type_of_its_own(compiled: Path) -> None:
+    a, h, previous = (normal(1, 8, 4, 4, seed=s).bfloat16() for s in range(3))
+    beta = torch.tensor(0.3)
+    with launching_by(Shim(compiled)):
+        found = dtb.blend(a, h, previous, beta)
+    exact = reference.blend(a.double(), h.double(), previous.double(), beta.double())
+    assert_as_good(found, reference.blend(a, h, previous, beta.bfloat16()), exact)
+
+
+# ------------------------------------------------------------------------------------------ skip
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(1, 8, 1, 1), (2, 64, 5, 7), (1, 24, 33, 11)])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_skip(compiled: Path, dtype: torch.dtype, shape: tuple[int, ...], relu: bool) -> None:
+    x, y = (features(*shape, dtype=dtype, layout="channels_last", seed=s) for s in range(2))
+    bias = normal(shape[1], seed=2).to(dtype)
+    exact = reference.skip(y.double(), bias.double(), x.double(), relu=relu)
+    plain = reference.skip(y, bias, x, relu=relu)
+    shim = Shim(compiled)
+    with launching_by(shim):
+        found = skip.add_(y, bias, x, relu=relu)
+    assert found is y
+    assert len(shim.launches) == 1
+    assert_as_good(found, plain, exact)
+
+
+def test_skip_leaves_what_it_cannot_take_to_torch(compiled: Path) -> None:
+    """Channels that are no whole vectors, and tensors that are not channels_last."""
+    shim = Shim(compiled)
+    for shape in ((1, 5, 4, 4), (1, 8, 4, 4)):
+        x, y = normal(*shape), normal(*shape, seed=1)
+        bias = normal(shape[1], seed=2)
+        expected = reference.skip(y, bias, x)
+        with launching_by(shim):
+            torch.testing.assert_close(skip.add_(y, bias, x), expected)
+    assert not shim.launches
+
+
+# -------------------------------------------------------------------------------------- resblock
+
+
+def block(channels: int, dtype: torch.dtype, size: int = 3, seed: int = 0) -> list[Tensor]:
+    """Weights and biases of a residual block."""
+    scale = (size * size * channels) ** -0.5
+    w1, w2 = (normal(channels, channels, size, size, seed=seed + s) * scale for s in range(2))
+    b1, b2 = (normal(channels, seed=seed + 2 + s) for s in range(2))
+    return [t.to(dtype) for t in (w1, b1, w2, b2)]
+
+
+def check_resblock(
+    shim: Shim, x: Tensor, parts: list[Tensor], *, relu: bool = False, entry: str = "resblock"
+) -> None:
+    fused = {"resblock": resblock.fused, "skip": resblock5.fused}[entry]
+    with launching_by(shim):
+        found = fused(x, *parts, relu=relu)
+    assert found is not None
+    assert [k.entry for k in shim.launches] == [entry]
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    exact = reference.resblock(x.double(), *(p.double() for p in parts), relu=relu)
+    assert_as_good(found, reference.resblock(x, *parts, relu=relu), exact)
+
+
+@pytest.fixture
+def by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels for all operations, whether they are known to gain or not."""
+    monkeypatch.setenv("VS_DEBLUR_KERNELS", "cupy")
+
+
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels need not prove themselves first: the test does that."""
+    for module in (dtb, skip, resblock, resblock5):
+        monkeypatch.setattr(module.operation, "check", lambda device, dtype: None)
+        monkeypatch.setattr(module.operation, "found", {})
+
+
+SIZES = [(1, 1, 1), (1, 16, 16), (1, 17, 15), (2, 3, 35), (1, 33, 18)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("channels", resblock.SHAPES)
+@pytest.mark.usefixtures("by_name")
+def test_resblock(
+    compiled: Path, channels: int, dtype: torch.dtype, size: tuple[int, int, int]
+) -> None:
+    images, height, width = size
+    x = normal(images, channels, height, width).to(dtype)
+    check_resblock(Shim(compiled, seed=height), x, block(channels, dtype))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.usefixtures("by_name")
+def test_resblock_in_any_order_of_threads(compiled: Path, seed: int) -> None:
+    x = normal(1, 64, 18, 20, seed=seed).half()
+    check_resblock(Shim(compiled, seed), x, block(64, torch.float16, seed=seed))
+
+
+@pytest.mark.usefixtures("by_name")
+def test_resblock_with_relu_after_the_sum(compiled: Path) -> None:
+    x = normal(1, 32, 18, 20).half()
+    check_resblock(Shim(compiled), x, block(32, torch.float16), relu=True)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.usefixtures("by_name")
+def test_resblock_by_the_library(compiled: Path, size: int) -> None:
+    x = normal(1, 24, 9, 11).half()
+    check_resblock(Shim(compiled), x, block(24, torch.float16, size), entry="skip")
+
+
+@pytest.mark.usefixtures("by_name")
+def test_resblock_takes_what_fits_the_device(compiled: Path) -> None:
+    """No tensor cores of the kind, or too little shared memory: torch computes."""
+    x, parts = normal(1, 64, 4, 4).half(), block(64, torch.float16)
+    for shim in (Shim(compiled, capability=(7, 5)), Shim(compiled, most_shared=64 << 10)):
+        with launching_by(shim):
+            assert resblock.fused(x, *parts) is None
+        assert not shim.launches
+
+
+def test_resblock_is_not_the_default(compiled: Path) -> None:
+    """It has been shown to gain on no device yet; the library's form takes its place."""
+    x, parts = normal(1, 32, 4, 4).half(), block(32, torch.float16)
+    with launching_by(Shim(compiled)):
+        assert resblock.fused(x, *parts) is None
+        assert resblock5.fused(x, *parts) is not None
+
+
+def test_packed_weights_are_remembered_until_they_change() -> None:
+    parts = block(32, torch.float16)
+    first = resblock.packed(*parts)
+    assert resblock.packed(*parts)[0] is first[0]
+    parts[2].mul_(2)
+    second = resblock.packed(*parts)
+    assert torch.equal(second[0][0], first[0][0])
+    assert torch.equal(second[0][1], 2 * first[0][1])
+
+
+# ------------------------------------------------------------------------------------- mutations
+
+STAGE = "__syncthreads();  // the stage is there for all, and all are done with the one before"
+MUTATIONS: dict[str, tuple[str, str, str]] = {
+    "no barrier a stage": ("resblock", STAGE, ""),
+    "no barrier before the middle": (
+        "resblock",
+        "__syncthreads();  // all have read the input",
+        "",
+    ),
+    "no wait for copies": ("resblock", "copy_async_wait<STAGES - 2>();", ""),
+    "a wait for one copy too few": (
+        "resblock",
+        "copy_async_wait<STAGES - 2>();",
+        "copy_async_wait<STAGES - 1>();",
+    ),
+    "no bound on the stages": (
+        "resblock",
+        "if (step + STAGES - 1 < 2 * STEPS) fetch_weights",
+        "fetch_weights",
+    ),
+    "no bound on the input": (
+        "resblock",
+        "const bool inside = y >= 0 && y < height && x >= 0 && x < width;",
+        "const bool inside = true;",
+    ),
+    "no bound on the result": (
+        "resblock",
+        "|| row >= height || column >= width) continue;",
+        ") continue;",
+    ),
+    # Elsewhere the middle's last tiles lie within the input that it replaces.
+    "no bound on the middle": ("resblock 80", "if (pixel >= MID_H * MID_W) continue;", ""),
+    "a middle that is not zero outside": (
+        "resblock",
+        "from_float(inside ? fmaxf(sum, 0.f) : 0.f,",
+        "from_float(fmaxf(sum, 0.f),",
+    ),
+    "no ReLU": ("resblock", "inside ? fmaxf(sum, 0.f) : 0.f", "inside ? sum : 0.f"),
+    "dtb without a bound on vectors": ("dtb", "if (first + VALUES <= count) {", "{"),
+    "dtb without a bound on the rest": ("dtb", "if (rest < count) ", ""),
+    "dtb without the rest": ("dtb", "if (rest < count) out[rest]", "if (false) out[rest]"),
+    "dtb without min": ("dtb", "fminf(1.f, fabsf", "fmaxf(0.f, fabsf"),
+    "skip without a bound": ("skip", "if (first >= count) return;", ""),
+}
+
+
+def right(source: str, shim: Shim) -> bool:
+    """Whether a kernel gives what it should; "resblock 80" is the one for 80 channels."""
+    try:
+        if source.startswith("resblock"):
+            channels = int(source.removeprefix("resblock") or 32)
+            x, parts = normal(1, channels, 19, 18).half(), block(channels, torch.float16)
+            found = resblock.launch(shim, x, *parts)
+            exact = reference.resblock(x.double(), *(p.double() for p in parts))
+        elif source == "dtb":
+            a, h, previous = (normal(1, 5, 13, 37, seed=s).half() * 2 for s in range(3))
+            beta = torch.tensor(0.3).half()
+            found = dtb.launch(shim, a, h, previous, beta)
+            exact = reference.blend(a.double(), h.double(), previous.double(), beta.double())
+        else:
+            x, y = (
+                features(1, 8, 5, 7, dtype=torch.float16, layout="channels_last", seed=s)
+                for s in range(2)
+            )
+            bias = normal(8, seed=2).half()
+            exact = reference.skip(y.double(), bias.double(), x.double())
+            found = skip.launch(shim, y, bias, x)
+    except ShimError:
+        return False
+    return errors(found, exact)[1] < 0.02
+
+
+@pytest.mark.parametrize("source", sorted({source for source, _, _ in MUTATIONS.values()}))
+def test_what_mutations_are_told_from(compiled: Path, source: str) -> None:
+    assert all(right(source, Shim(compiled, seed)) for seed in range(3))
+
+
+@pytest.mark.parametrize("what", MUTATIONS)
+def test_a_fault_is_found(compiled: Path, what: str) -> None:
+    """A kernel with a part taken out fails for some order of threads."""
+    source, old, new = MUTATIONS[what]
+    assert not all(right(source, Shim(compiled, seed, [(old, new)])) for seed in range(4))
+
+
+# ------------------------------------------------------------------------------- whole networks
+
+
+def video(network: Any, frames: int = 3) -> Callable[[Any, torch.dtype], Tensor]:
+    """A clip through a network for video: all sharp frames and the last state in a row."""
+    window = network.spec.window
+    clip = torch.rand((frames, 3 * window, 32, 48), generator=generator(5))
+
+    def run(copy: Any, dtype: torch.dtype) -> Tensor:
+        state: tuple[Tensor, ...] | None = None
+        found = []
+        for n in range(frames):
+            sharp, state = copy.step(clip[n : n + 1].to(dtype), state)
+            found.append(sharp.flatten())
+        return torch.cat([*found, *(s.flatten() for s in state or ())])
+
+    return run
+
+
+def photo(network: Any) -> Callable[[Any, torch.dtype], Tensor]:
+    picture = torch.rand((1, 3, 32, 32), generator=generator(6))
+    return lambda copy, dtype: copy(picture.to(dtype)).flatten()
+
+
+def lively(network: nn.Module) -> nn.Module:
+    """Weights under which every part of a network has a say in the result."""
+    with torch.no_grad():
+        for i, (name, p) in enumerate(network.named_parameters()):
+            if p.ndim == 4:
+                p.copy_(normal(*p.shape, seed=i) * (0.7 / p[0].numel() ** 0.5))
+            elif "beta" not in name:
+                p.copy_(normal(*p.shape, seed=i) * 0.1)
+    return network.to(memory_format=torch.channels_last)
+
+
+NETWORKS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], set[str]]] = {
+    "strcnn_dtb": (Strcnn, video, {"resblock", "dtb"}),
+    "strcnn_dtb_lite": (StrcnnDtbLite, video, {"resblock", "dtb"}),
+    "dmphn": (lambda: Dmphn(DmphnConfig(levels=2)), photo, {"resblock"}),
+    "mscnn": (lambda: Mscnn(MscnnConfig(blocks=2)), photo, {"skip"}),
+    "srn": (Srn, photo, {"skip"}),
+}
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.usefixtures("by_name")
+@torch.no_grad()
+def test_networks(compiled: Path, name: str, dtype: torch.dtype) -> None:
+    """With kernels as without, at the same precision, as the rule for one kernel says."""
+    make, runner, entries = NETWORKS[name]
+    network = lively(make())
+    run = runner(network)
+    exact = run(copy.deepcopy(network).double(), torch.float64).double()
+    cast_(network, dtype)
+    plain = run(network, torch.float32)
+    shim = Shim(compiled)
+    with launching_by(shim):
+        found = run(network, torch.float32)
+    assert {k.entry for k in shim.launches} == entries
+    assert_as_good(found.float(), plain.float(), exact)
+
+
+# ------------------------------------------------------------------------------------------ NVRTC
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120")
+
+
+def variants() -> list[Kernel]:
+    """Every form of every kernel that is ever launched."""
+    found = [dtb.kernel(t, b) for t in dtb.TYPES for b in dtb.TYPES]
+    found += [skip.kernel(t, relu=r) for t in skip.TYPES for r in (False, True)]
+    found += [
+        resblock.kernel(c, t, relu=r)
+        for c in resblock.SHAPES
+        for t in resblock.TYPES
+        for r in (False, True)
+    ]
+    return found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nvrtc_compiles(architecture: str) -> None:
+    """To machine code, without a device; nothing is spilled from registers."""
+    pytest.importorskip("cupy", reason="SKIPPED: NO CuPy")
+    digits = architecture.removeprefix("sm_").removesuffix("a")
+    capability = (int(digits[:-1]), int(digits[-1]))
+    for kernel in variants():
+        if capability < kernel.capability:
+            continue
+        cubin, log = compile_cubin(kernel, architecture, verbose=True)
+        assert cubin.startswith(b"\x7fELF")
+        assert "0 bytes spill stores, 0 bytes spill loads" in log
+        assert kernel.shared <= 99 << 10  # what the smallest of them have
+
+
+def test_the_compiler_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cupy", reason="SKIPPED: NO CuPy")
+    wrong = Kernel("dtb", "dtb", (("VALUE", "double"), ("BETA", "float")))
+    with pytest.raises(KernelError, match=r"dtb\.cu does not compile for sm_80: .*error"):
+        compile_cubin(wrong, "sm_80")
