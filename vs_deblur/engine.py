@@ -14,13 +14,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vs_deblur.cuda import Graphs, Transfers
 from vs_deblur.errors import DeblurError, DeviceError, EngineError, InputError, UsageError
 from vs_deblur.tiling import (
     least_patch,
@@ -32,7 +33,10 @@ from vs_deblur.tiling import (
 )
 from vs_deblur.timeline import Output, Plan, stream
 from vs_deblur.weights import load
+from vs_deblur_kernels._compile import KernelError
+from vs_deblur_kernels.dispatch import require
 from vs_deblur_kernels.pixels import PixelFormat
+from vs_deblur_kernels.planes import add, stack, unpack
 from vs_deblur_kernels.reference import add_rgb, pad_to, to_rgb
 from vs_deblur_models.blocks import cast_
 from vs_deblur_models.spec import NetworkSpec, State, step_of
@@ -50,7 +54,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Prepared:
-    """A frame on the device, ready to be part of windows.
+    """A frame ready to be part of windows, on the CPU.
 
     Attributes:
         planes: its own samples, (h, w) each.
@@ -66,16 +70,58 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Resident:
+    """A frame ready to be part of windows, on a device that converts it as it is needed.
+
+    Attributes:
+        frame: its own samples, packed (see :mod:`vs_deblur_kernels.planes`).
+        fmt: their format.
+        height, width: its size, pixels.
+    """
+
+    frame: Tensor
+    fmt: PixelFormat
+    height: int
+    width: int
+
+
 class Frame:
     """A frame as it leaves the engine.
 
-    Attributes:
-        planes: samples in the format of the input, (h, w) each, contiguous.
+    On a GPU it may still be computed and on its way: to read an attribute is to wait for it, and
+    may raise what went wrong, the errors of :meth:`Deblurrer.step`.
+
+    Args:
+        planes: samples in the format of the input, (h, w) each, contiguous; or a function that
+            waits for them and gives both attributes.
         non_finite: whether the input had NaN or infinite samples (they are finite now).
     """
 
-    planes: list[Plane]
-    non_finite: bool
+    def __init__(
+        self,
+        planes: list[Plane] | Callable[[], tuple[list[Plane], bool]],
+        non_finite: bool = False,
+    ) -> None:
+        self._waiting = planes if callable(planes) else None
+        self._found = ([], False) if callable(planes) else (planes, non_finite)
+        self._lock = threading.Lock()
+
+    def _wait(self) -> tuple[list[Plane], bool]:
+        with self._lock:
+            if self._waiting is not None:
+                self._found = self._waiting()
+                self._waiting = None
+            return self._found
+
+    @property
+    def planes(self) -> list[Plane]:
+        """Samples in the format of the input, (h, w) each, contiguous."""
+        return self._wait()[0]
+
+    @property
+    def non_finite(self) -> bool:
+        """Whether the input had NaN or infinite samples (they are finite now)."""
+        return self._wait()[1]
 
 
 def bf16_is_fast() -> bool:
@@ -122,6 +168,24 @@ def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
     if bf16_is_fast():
         return "bf16", "the processor has AMX or AVX512-BF16"
     return "fp32", "the processor has neither AMX nor AVX512-BF16"
+
+
+def check_kernels(device: torch.device) -> None:
+    """See to it that what ``VS_DEBLUR_KERNELS`` asks for can be had on a device.
+
+    Raises:
+        UsageError: it asks for nothing that there is.
+        DeviceError: it asks for kernels by name, and there are none for this device.
+    """
+    try:
+        require(device)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except KernelError as error:
+        raise DeviceError(str(error), str(device), KERNELS_ADVICE) from error
+
+
+KERNELS_ADVICE = "install vs-deblur[cuda], or use VS_DEBLUR_KERNELS=auto"
 
 
 def memory_budget(device: torch.device) -> float:
@@ -207,6 +271,7 @@ class Deblurrer:
             raise UsageError(f"tile must be 1 or more pixels, got {tile}")
         self.device = choose_device(device)
         self.precision, self.precision_reason = choose_precision(precision, self.device)
+        check_kernels(self.device)
         loaded = load(model, kind)
         self.dtype = _DTYPES[self.precision]
         self.model = loaded.name
@@ -225,6 +290,11 @@ class Deblurrer:
         self._told = False  # that the parts of a picture differ from the whole
         # One step at a time: hosts may call from many threads, the memory budget is for one.
         self._lock = threading.Lock()
+        # A GPU takes frames in their own format and converts them itself, as the network sees them:
+        # float16 has steps finer than those of pixels, bfloat16 has not.
+        self._transfers = Transfers(self.device) if self.device.type == "cuda" else None
+        self._seen = torch.float16 if self.precision == "fp16" else torch.float32
+        self._steps = Graphs(self.device)
         # "auto" is another model for pictures: made when the first one comes.
         self._for_photos: Callable[[], Deblurrer] | None = None
         if model == "auto" and kind == "video":
@@ -254,8 +324,8 @@ class Deblurrer:
     # ------------------------------------------------------------------ hosts with random access
 
     @torch.inference_mode()
-    def prepare(self, planes: Sequence[Plane], fmt: PixelFormat) -> Prepared:
-        """Bring a frame to the device.
+    def prepare(self, planes: Sequence[Plane], fmt: PixelFormat) -> Prepared | Resident:
+        """Bring a frame to the device. A GPU may still be busy with that when this returns.
 
         Args:
             planes: (h, w) arrays of the format's type; they are copied.
@@ -265,22 +335,27 @@ class Deblurrer:
             DeviceError: out of memory, or the device was lost.
         """
         with self._errors():
-            # On the CPU torch.tensor copies too: hosts reuse their buffers.
-            own = tuple(torch.tensor(np.asarray(p)).to(self.device) for p in planes)
+            arrays = [np.asarray(p) for p in planes]
+            if self._transfers is not None:
+                height, width = arrays[0].shape
+                return Resident(self._transfers.upload(arrays, fmt), fmt, height, width)
+            own = tuple(torch.tensor(p) for p in arrays)  # copies: hosts reuse their buffers
             rgb, bad = to_rgb(own, fmt)
-            height, width = rgb.shape[-2:]
-            spec = self.spec
-            size = padded_size(
-                height, width, spec.multiple_of, spec.minimum, spec.width_multiple_of
-            )
-            return Prepared(own, fmt, pad_to(rgb, *size), bad)
+            return Prepared(own, fmt, pad_to(rgb, *self._padded(*rgb.shape[-2:])), bad)
+
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        """The size that the network sees."""
+        spec = self.spec
+        return padded_size(height, width, spec.multiple_of, spec.minimum, spec.width_multiple_of)
 
     @torch.inference_mode()
-    def step(self, window: Sequence[Prepared], state: State | None) -> tuple[Frame, State]:
+    def step(
+        self, window: Sequence[Prepared | Resident], state: State | None
+    ) -> tuple[Frame, State]:
         """Deblur the middle frame of a window.
 
         Args:
-            window: ``spec.window`` frames, oldest first.
+            window: ``spec.window`` frames, oldest first, of one format and size.
             state: what the last step returned; None to start a recurrence.
 
         Returns:
@@ -288,29 +363,62 @@ class Deblurrer:
 
         Raises:
             DeviceError: out of memory even with the smallest tile, or the device was lost.
-            EngineError: the network gave values that are not finite.
+            EngineError: the network gave values that are not finite. A GPU tells it when the frame
+                is read.
         """
-        middle = window[self.spec.look_behind]
         with self._lock, self._errors():
-            sharp, state = self._run(torch.cat([f.rgb for f in window], dim=1), state)
-            self._check_finite(sharp, *state)
-            return self._finished(middle, sharp), state
+            x, bad = self._window(window)
+            sharp, state = self._run(x, state)
+            if self._transfers is None:
+                self._check_finite(*state)
+            return self._finished(window[self.spec.look_behind], sharp, bad), state
 
-    def _finished(self, frame: Prepared, sharp: Tensor) -> Frame:
+    def _window(self, frames: Sequence[Prepared | Resident]) -> tuple[Tensor, Tensor | None]:
+        """What the network sees, and on a GPU a flag: was a sample of the middle not finite?"""
+        middle = frames[self.spec.look_behind]
+        if isinstance(middle, Prepared):
+            seen = [f.rgb for f in frames if isinstance(f, Prepared)]
+            return torch.cat(seen, dim=1) if len(seen) > 1 else seen[0], None
+        packed = [f.frame for f in frames if isinstance(f, Resident)]
+        size = (middle.height, middle.width)
+        x, bad = stack(packed, middle.fmt, *size, self._padded(*size), self._seen)
+        return x, bad[self.spec.look_behind :][:1]
+
+    def _finished(self, frame: Prepared | Resident, sharp: Tensor, bad: Tensor | None) -> Frame:
         """Bring what the network changed into the frame's own format."""
+        if isinstance(frame, Resident):
+            assert self._transfers is not None
+            assert bad is not None
+            what = (frame.frame, frame.fmt, frame.height, frame.width)
+            after, wrong = add(*what, sharp, self.strength, self._seen)
+            arriving = self._transfers.download(after, bad, wrong)
+
+            def wait() -> tuple[list[Plane], bool]:
+                with self._errors():
+                    arrived, non_finite, not_finite = arriving()
+                    if not_finite.item():
+                        self._raise_not_finite()
+                planes = unpack(arrived, frame.fmt, frame.height, frame.width)
+                return [p.numpy() for p in planes], bool(non_finite.item())
+
+            return Frame(wait)
+        self._check_finite(sharp)
         height, width = frame.planes[0].shape
         change = sharp.float().clamp(0.0, 1.0)[..., :height, :width]
         change = change.sub_(frame.rgb[..., :height, :width]).mul_(self.strength)
         planes = add_rgb(frame.planes, frame.fmt, change)
-        return Frame([p.cpu().numpy() for p in planes], frame.non_finite)
+        return Frame([p.numpy() for p in planes], frame.non_finite)
 
     def _check_finite(self, *tensors: Tensor) -> None:
         if not all(_is_finite(t) for t in tensors):
-            raise EngineError(
-                "the network gave values that are not finite",
-                f"{self.model}, {self.precision}",
-                "use precision fp32",
-            )
+            self._raise_not_finite()
+
+    def _raise_not_finite(self) -> NoReturn:
+        raise EngineError(
+            "the network gave values that are not finite",
+            f"{self.model}, {self.precision}",
+            "use precision fp32",
+        )
 
     def passes_through(self) -> bool:
         """Whether frames come out as they went in (strength 0)."""
@@ -335,7 +443,9 @@ class Deblurrer:
             origin, first, end: which frames come and which are wanted.
         """
         prepared = ((self.prepare(planes, fmt), cut) for planes, cut in frames)
-        return stream(self.plan, prepared, self.step, origin=origin, first=first, end=end)
+        outputs = stream(self.plan, prepared, self.step, origin=origin, first=first, end=end)
+        # A GPU computes the next frame while the host reads this one.
+        return outputs if self._transfers is None else _ahead(outputs)
 
     def video(
         self, frames: Iterable[NDArray[Any]], cuts: Iterable[int] = ()
@@ -441,18 +551,17 @@ class Deblurrer:
                 raise _StoppedError from error
 
         prepared = self.prepare([picture[..., c] for c in range(3)], fmt)
-        if prepared.non_finite:
-            logger.warning("the picture has values that are NaN or infinite: they are finite now")
         try:
             with self._lock, self._errors():
-                window = self.spec.window
-                x = torch.cat([prepared.rgb] * window, dim=1) if window > 1 else prepared.rgb
+                x, bad = self._window([prepared] * self.spec.window)
                 sharp, _ = self._run(x, None, self._photo_budget(x), tell)
-                self._check_finite(sharp)
                 del x
-                planes = self._finished(prepared, sharp).planes
+                finished = self._finished(prepared, sharp, bad)
+                planes = finished.planes
         except _StoppedError:
             raise stopped[0] from None
+        if finished.non_finite:
+            logger.warning("the picture has values that are NaN or infinite: they are finite now")
         if picture.shape[2] == 4:
             planes.append(picture[..., 3])
         return np.stack(planes, axis=-1)
@@ -480,7 +589,8 @@ class Deblurrer:
             try:
                 with self._fixed_algorithms():
                     if tile is None:
-                        sharp, following = step_of(self.network, x, state)
+                        step = partial(step_of, self.network)
+                        sharp, following = self._steps(step, x, state)
                         if progress is not None:
                             progress(1, 1)
                     elif self.spec.tile_overlap is None:
@@ -594,6 +704,8 @@ class Deblurrer:
             yield
         except DeblurError:
             raise
+        except KernelError as error:
+            raise DeviceError(str(error), str(self.device), KERNELS_ADVICE) from error
         except (RuntimeError, MemoryError) as error:
             text = (str(error).splitlines() or [type(error).__name__])[0]
             if is_out_of_memory(error):
@@ -614,6 +726,23 @@ class Deblurrer:
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False
         )
         return flags
+
+
+def _ahead(outputs: Iterable[Output[Frame]]) -> Iterator[Output[Frame]]:
+    """The same, each computed one before it is asked for."""
+    before: Output[Frame] | None = None
+    failure: Exception | None = None
+    try:
+        for output in outputs:
+            if before is not None:
+                yield before
+            before = output
+    except Exception as error:  # the frame before comes first
+        failure = error
+    if before is not None:
+        yield before
+    if failure is not None:
+        raise failure
 
 
 def _read(full: Tensor, t: Any) -> Tensor:

@@ -1,0 +1,1 @@
+"""Fused CUDA kernels, each beside the reference in torch that defines it."""

@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from typing import Literal
 
 import torch
@@ -62,6 +63,21 @@ def missing() -> str | None:
     return None
 
 
+def require(device: torch.device) -> None:
+    """See to it that what ``VS_DEBLUR_KERNELS`` asks for can be had on a device.
+
+    Raises:
+        ValueError: it asks for nothing that there is.
+        KernelError: it asks for kernels by name, and there are none for this device.
+    """
+    if mode() != "cupy" or _stand_in is not None:
+        return
+    if device.type != "cuda":
+        raise KernelError(f"{VARIABLE}=cupy: kernels run on CUDA devices only")
+    if (reason := missing()) is not None:
+        raise KernelError(f"{VARIABLE}=cupy: {reason}")
+
+
 @dataclass(eq=False)
 class Operation:
     """Something that both a kernel and the reference can do.
@@ -71,11 +87,13 @@ class Operation:
         check: compares kernel and reference on a small input of a type on a device; raises
             :class:`KernelError` with what is wrong.
         automatic: whether the kernel is known to gain, and ``auto`` uses it.
+        usual: the type that :func:`examine` tries.
     """
 
     name: str
     check: Callable[[torch.device, torch.dtype], None]
     automatic: bool
+    usual: torch.dtype = torch.float16
     found: dict[tuple[torch.device, torch.dtype], str | None] = field(default_factory=dict)
 
     def backend(self, *tensors: Tensor) -> Backend | None:
@@ -168,6 +186,16 @@ def launching_by(backend: Backend) -> Iterator[None]:
         yield
     finally:
         _stand_in = before
+
+
+OPERATIONS = ("dtb", "planes", "resblock", "resblock5", "skip")
+
+
+def examine(device: torch.device) -> Iterator[tuple[Operation, str | None]]:
+    """Have every operation prove itself on a device; with each comes what is wrong, or None."""
+    for name in OPERATIONS:
+        operation: Operation = import_module(f"vs_deblur_kernels.{name}").operation
+        yield operation, operation._wrong(device, operation.usual)
 
 
 def compare(name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:

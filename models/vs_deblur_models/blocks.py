@@ -25,13 +25,15 @@ class FromPixels(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) of any type to features of the network's type."""
-        x = x.to(self.weight.dtype)
         if self.features is None or self.features == self.weight.dtype:
-            return super().forward(x)
-        rounded = x.to(self.features)
-        rest = (x - rounded).to(self.features)
+            return super().forward(x.to(self.weight.dtype))
         kernel = self.weight.to(self.features)
         bias = None if self.bias is None else self.bias.to(self.features)
+        if x.dtype == self.features:  # there is nothing that rounding would leave
+            return F.conv2d(x, kernel, bias, self.stride, self.padding)
+        x = x.to(self.weight.dtype)
+        rounded = x.to(self.features)
+        rest = (x - rounded).to(self.features)
         return F.conv2d(
             torch.cat((rounded, rest), dim=1),
             torch.cat((kernel, kernel), dim=1),

@@ -110,7 +110,8 @@ class Strcnn(nn.Module):
         The state is ``(F, h~)``, ``(F,)``, ``(h~,)`` or ``()``, at half size. Without a state F is
         zero and the blend is the identity.
         """
-        x = window.to(self.conv1.weight.dtype)  # that of pixels, without a residual
+        # What takes pixels takes them as they are; with a residual it is an ordinary convolution.
+        x = window if isinstance(self.conv1, FromPixels) else window.to(self.conv1.weight.dtype)
         x = torch.relu(self.conv1(x))  # (B, 64, H, W)
         x = torch.relu(self.conv2(x))  # (B, 32, H/2, W/2)
         past = list(state) if state is not None else []

@@ -81,7 +81,7 @@ def check_versions() -> Iterator[Check]:
         missing = f"not installed, needed for {use}: pip install vs-deblur[{extra}]"
         yield Check(name, "ok" if version else "warn", version or missing)
     cupy = _version(*_CUPY)
-    yield Check("cupy", "ok", cupy or "not installed, nothing needs it")
+    yield Check("cupy", "ok", cupy or "not installed; it makes CUDA devices faster")
 
 
 def check_devices() -> Iterator[Check]:
@@ -105,6 +105,30 @@ def check_devices() -> Iterator[Check]:
     yield Check("device auto", "ok", str(device))
     yield Check("precision auto", "ok", "{}: {}".format(*choose_precision("auto", device)))
     yield Check("memory a step", "ok", f"at most {memory_budget(device) / 2**30:.1f} GiB")
+
+
+def check_kernels() -> Iterator[Check]:
+    """Which kernels run on the device that "auto" chooses."""
+    from vs_deblur.engine import check_kernels, choose_device
+    from vs_deblur_kernels import dispatch
+
+    device = choose_device("auto")
+    check_kernels(device)
+    if device.type != "cuda":
+        yield Check("kernels", "ok", "not used: no CUDA device")
+        return
+    if dispatch.mode() == "reference":
+        yield Check("kernels", "ok", f"not used: {dispatch.VARIABLE}=reference")
+        return
+    if (reason := dispatch.missing()) is not None:
+        text = f"not used, torch computes instead: {reason}: pip install vs-deblur[cuda]"
+        yield Check("kernels", "warn", text)
+        return
+    for operation, wrong in dispatch.examine(device):
+        text = "right on a small input" if wrong is None else f"left out: {wrong}"
+        if wrong is None and not operation.automatic and dispatch.mode() == "auto":
+            text += f"; used with {dispatch.VARIABLE}=cupy only"
+        yield Check(f"kernel {operation.name}", "ok" if wrong is None else "warn", text)
 
 
 def check_weights() -> Iterator[Check]:
@@ -207,6 +231,7 @@ def check_vspipe() -> Iterator[Check]:
 CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
     "versions": check_versions,
     "devices": check_devices,
+    "kernels": check_kernels,
     "models": check_weights,
     "self-test": check_engine,
     "self-test photos": check_photos,

@@ -497,13 +497,14 @@ class _Recurrence:
 
         try:
             result, following = _compute(work)
+            self._states.put((anchor, n), following)
+            if warm:
+                return source
+            planes = result.planes  # a GPU may still be at it
         except DeblurError as error:
             raise vs.Error(f"deblur: {error}") from error
-        self._states.put((anchor, n), following)
-        if warm:
-            return source
         frame = _mark(source.copy(), n=n, anchor=anchor, model=self._engine.model)
-        for i, plane in enumerate(result.planes):
+        for i, plane in enumerate(planes):
             np.copyto(np.asarray(frame[i]), plane)
         if result.non_finite:
             frame.props["_VSDeblurNonFinite"] = 1

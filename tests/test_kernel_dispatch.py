@@ -1,0 +1,367 @@
+"""Compiling, keeping and choosing kernels: what happens around a launch."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.shim import Shim
+from vs_deblur.cli.doctor import check_kernels
+from vs_deblur.engine import Deblurrer
+from vs_deblur.errors import DeviceError, UsageError
+from vs_deblur_kernels import _compile, dispatch, dtb, reference, resblock
+from vs_deblur_kernels._compile import Kernel, KernelError, cached_cubin
+from vs_deblur_kernels.dispatch import launching_by
+
+KERNEL = dtb.kernel(torch.float16, torch.float16)
+
+needs_compiler = pytest.mark.skipif(dispatch.missing() is not None, reason="SKIPPED: NO CuPy")
+needs_gpp = pytest.mark.skipif(shutil.which("g++") is None, reason="SKIPPED: NO g++")
+
+
+# ----------------------------------------------------------------------------------------- cache
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Kernel]:
+    """Kernels that were really compiled."""
+    found: list[Kernel] = []
+
+    def count(kernel: Kernel, architecture: str) -> tuple[bytes, str]:
+        found.append(kernel)
+        return f"{kernel.options} for {architecture}".encode(), ""
+
+    monkeypatch.setattr(_compile, "compile_cubin", count)
+    monkeypatch.setattr(_compile, "compiler_version", lambda: (13, 2))
+    return found
+
+
+def test_a_kernel_is_compiled_once(tmp_path: Path, compiled: list[Kernel]) -> None:
+    first = cached_cubin(KERNEL, "sm_80", tmp_path / "cache")
+    assert cached_cubin(KERNEL, "sm_80", tmp_path / "cache") == first
+    assert len(compiled) == 1
+    if os.name == "posix":
+        assert (tmp_path / "cache").stat().st_mode & 0o077 == 0
+
+
+def test_what_a_cubin_depends_on(
+    tmp_path: Path, compiled: list[Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Architecture, options, text, headers and compiler."""
+    cached_cubin(KERNEL, "sm_80", tmp_path)
+    cached_cubin(KERNEL, "sm_86", tmp_path)
+    cached_cubin(dtb.kernel(torch.bfloat16, torch.float16), "sm_80", tmp_path)
+    monkeypatch.setattr(_compile, "compiler_version", lambda: (13, 3))
+    cached_cubin(KERNEL, "sm_80", tmp_path)
+    monkeypatch.setattr(_compile, "HERE", tmp_path / "sources")
+    shutil.copytree(Path(_compile.__file__).parent, tmp_path / "sources")
+    for name in ("dtb.cu", "device.cuh"):
+        with (tmp_path / "sources" / name).open("a") as file:
+            file.write("// changed\n")
+        cached_cubin(KERNEL, "sm_80", tmp_path)
+    assert len(compiled) == 6
+    assert len(list(tmp_path.glob("*.cubin"))) == 6
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "flipped", "swapped"])
+def test_a_damaged_file_is_compiled_again(
+    tmp_path: Path, compiled: list[Kernel], damage: str
+) -> None:
+    first = cached_cubin(KERNEL, "sm_80", tmp_path)
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    flipped = content[:-1] + bytes((content[-1] ^ 1,))
+    damaged = {"cut": content[:-5], "emptied": b"", "flipped": flipped, "swapped": b"x" * 99}
+    path.write_bytes(damaged[damage])
+    assert cached_cubin(KERNEL, "sm_80", tmp_path) == first
+    assert len(compiled) == 2
+    assert path.read_bytes() == content
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    tmp_path: Path, compiled: list[Kernel]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    first = cached_cubin(KERNEL, "sm_80", tmp_path / "file" / "cache")
+    assert cached_cubin(KERNEL, "sm_80", tmp_path / "file" / "cache") == first
+    assert len(compiled) == 2
+
+
+@needs_compiler
+def test_processes_share_the_cache(tmp_path: Path) -> None:
+    """Four that begin at once all get the kernel, and nothing else is left behind."""
+    code = (
+        "import hashlib, torch\n"
+        "from vs_deblur_kernels import dtb\n"
+        "from vs_deblur_kernels._compile import cached_cubin\n"
+        "cubin = cached_cubin(dtb.kernel(torch.float16, torch.float16), 'sm_80')\n"
+        "print(hashlib.sha256(cubin).hexdigest())\n"
+    )
+    environment = {**os.environ, "VS_DEBLUR_CACHE": str(tmp_path)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    said = {p.communicate()[0] for p in running}
+    assert all(p.returncode == 0 for p in running)
+    assert len(said) == 1
+    (kept,) = (tmp_path / "kernels").iterdir()
+    assert kept.read_bytes()[32:].startswith(b"\x7fELF")
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "expected"),
+    [
+        ("linux", {"VS_DEBLUR_CACHE": "/there"}, "/there/kernels"),
+        ("linux", {"XDG_CACHE_HOME": "/there"}, "/there/vs-deblur/kernels"),
+        ("linux", {}, "/home/me/.cache/vs-deblur/kernels"),
+        ("darwin", {}, "/home/me/Library/Caches/vs-deblur/kernels"),
+        ("win32", {"LOCALAPPDATA": "/there"}, "/there/vs-deblur/Cache/kernels"),
+    ],
+)
+def test_where_kernels_are_kept(
+    monkeypatch: pytest.MonkeyPatch, platform: str, variables: dict[str, str], expected: str
+) -> None:
+    for name in ("VS_DEBLUR_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
+    assert _compile.cache_folder() == Path(expected)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        ((7, 5), "sm_75"),
+        ((8, 0), "sm_80"),
+        ((8, 7), "sm_87"),
+        ((9, 0), "sm_90"),
+        ((12, 0), "sm_120"),
+    ],
+)
+def test_the_architecture_is_the_devices_own(capability: tuple[int, int], expected: str) -> None:
+    assert _compile.architecture_for(KERNEL, capability) == expected
+
+
+@needs_compiler
+def test_an_architecture_that_the_compiler_does_not_know() -> None:
+    """A newer one of the same generation runs what an older one runs; others are refused."""
+    assert _compile.architecture_for(KERNEL, (8, 99)) == "sm_89"
+    with pytest.raises(KernelError, match=r"compute capability 6\.1"):
+        _compile.architecture_for(KERNEL, (6, 1))
+
+
+# ---------------------------------------------------------------------------------------- choice
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has proved itself yet."""
+    for module in (dtb, resblock):
+        monkeypatch.setattr(module.operation, "found", {})
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shim")
+
+
+def example(**options: Any) -> list[torch.Tensor]:
+    numbers = torch.Generator().manual_seed(0)
+    tensors = [torch.randn((1, 8, 5, 6), generator=numbers) for _ in range(3)]
+    return [*(t.requires_grad_(options.get("grad", False)) for t in tensors), torch.tensor(0.3)]
+
+
+@pytest.fixture
+def shim(folder: Path, fresh: None) -> Iterator[Shim]:
+    with launching_by(found := Shim(folder)):
+        yield found
+
+
+@needs_gpp
+@pytest.mark.parametrize("mode", ["", "auto", "cupy"])
+def test_a_kernel_proves_itself_once(
+    shim: Shim, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setenv("VS_DEBLUR_KERNELS", mode)
+    for _ in range(3):
+        torch.testing.assert_close(dtb.blend(*example()), reference.blend(*example()))
+    assert len(shim.launches) == 1 + 3
+
+
+@needs_gpp
+def test_reference(shim: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VS_DEBLUR_KERNELS", "reference")
+    assert torch.equal(dtb.blend(*example()), reference.blend(*example()))
+    assert not shim.launches
+
+
+WRONG = [("fminf(1.f, fabsf", "fminf(0.5f, fabsf")]
+
+
+@needs_gpp
+@pytest.mark.usefixtures("fresh")
+def test_a_kernel_that_is_wrong_is_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With one warning; torch computes."""
+    monkeypatch.delenv("VS_DEBLUR_KERNELS", raising=False)
+    with launching_by(Shim(folder, changes=WRONG)), caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert torch.equal(dtb.blend(*example()), reference.blend(*example()))
+    (record,) = caplog.records
+    assert "the kernel dtb is left out, torch computes instead: dtb differs" in record.message
+
+
+@needs_gpp
+@pytest.mark.usefixtures("fresh")
+def test_a_kernel_that_is_wrong_is_an_error_by_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VS_DEBLUR_KERNELS", "cupy")
+    with launching_by(Shim(folder, changes=WRONG)):
+        for _ in range(2):
+            with pytest.raises(KernelError, match="dtb differs from its reference by"):
+                dtb.blend(*example())
+
+
+@needs_gpp
+def test_derivatives_come_from_the_reference(shim: Shim) -> None:
+    a, h, previous, beta = example(grad=True)
+    dtb.blend(a, h, previous, beta).sum().backward()  # type: ignore[no-untyped-call]
+    assert h.grad is not None
+    assert not shim.launches
+    with torch.no_grad():
+        dtb.blend(a, h, previous, beta)
+    assert shim.launches
+
+
+def test_a_library_that_fails_is_given_up(
+    fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("VS_DEBLUR_KERNELS", raising=False)
+    place = (torch.device("cpu"), torch.float16)
+    resblock.operation.give_up(*place, "no engine\nmore")
+    assert resblock.operation.found[place] == "no engine"
+    assert "left out, torch computes instead: no engine" in caplog.text
+    monkeypatch.setenv("VS_DEBLUR_KERNELS", "cupy")
+    with pytest.raises(KernelError, match="resblock: no engine"):
+        resblock.operation.give_up(*place, "no engine")
+
+
+# ------------------------------------------------------------------------------ what may be missing
+
+
+@pytest.fixture
+def no_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    dispatch.missing.cache_clear()
+    yield
+    dispatch.missing.cache_clear()
+
+
+@pytest.mark.usefixtures("no_cupy", "fresh")
+def test_without_cupy_torch_computes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody asked for it by name: not a word."""
+    monkeypatch.delenv("VS_DEBLUR_KERNELS", raising=False)
+    assert dtb.operation._wrong(torch.device("cuda"), torch.float16) == "CuPy is not installed"
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("no_cupy")
+def test_without_cupy_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VS_DEBLUR_KERNELS", "cupy")
+    with pytest.raises(KernelError, match="CuPy is not installed"):
+        dispatch.require(torch.device("cuda"))
+
+
+@needs_compiler
+def test_cupy_for_another_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "12.6")
+    dispatch.missing.cache_clear()
+    try:
+        assert dispatch.missing() == "CuPy is for CUDA 13, torch for CUDA 12.6"
+    finally:
+        dispatch.missing.cache_clear()
+
+
+def test_kernels_by_name_need_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VS_DEBLUR_KERNELS", "cupy")
+    with pytest.raises(DeviceError, match="kernels run on CUDA devices only") as caught:
+        Deblurrer(device="cpu")
+    assert caught.value.exit_code == 6
+
+
+def test_a_wrong_mode_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VS_DEBLUR_KERNELS", "fast")
+    with pytest.raises(UsageError, match="must be one of auto, reference, cupy, not fast"):
+        Deblurrer(device="cpu")
+
+
+# ---------------------------------------------------------------------------------------- doctor
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
+    """The doctor takes this machine for one with a GPU; kernels are launched by a stand-in."""
+    monkeypatch.setattr("vs_deblur.engine.choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(dispatch, "missing", lambda: None)
+
+
+def doctor() -> dict[str, tuple[str, str]]:
+    return {c.name: (c.status, c.detail) for c in check_kernels()}
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_doctor_names_each_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in dispatch.OPERATIONS:
+        operation = importlib.import_module(f"vs_deblur_kernels.{name}").operation
+        monkeypatch.setattr(operation, "found", {})
+        monkeypatch.setattr(operation, "check", lambda device, dtype: None)
+    monkeypatch.setattr(dtb.operation, "check", fail)
+    monkeypatch.delenv("VS_DEBLUR_KERNELS", raising=False)
+    fine = ("ok", "right on a small input")
+    assert doctor() == {
+        "kernel dtb": ("warn", "left out: dtb differs"),
+        "kernel planes": fine,
+        "kernel resblock": ("ok", f"{fine[1]}; used with VS_DEBLUR_KERNELS=cupy only"),
+        "kernel resblock5": fine,
+        "kernel skip": fine,
+    }
+
+
+def fail(device: torch.device, dtype: torch.dtype) -> None:
+    raise KernelError("dtb differs")
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_doctor_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VS_DEBLUR_KERNELS", "reference")
+    assert doctor() == {"kernels": ("ok", "not used: VS_DEBLUR_KERNELS=reference")}
+    monkeypatch.delenv("VS_DEBLUR_KERNELS")
+    monkeypatch.setattr(dispatch, "missing", lambda: "CuPy is not installed")
+    status, text = doctor()["kernels"]
+    assert status == "warn"
+    assert text.endswith("CuPy is not installed: pip install vs-deblur[cuda]")
+
+
+def test_the_doctor_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vs_deblur.engine.choose_device", lambda name: torch.device("cpu"))
+    assert doctor() == {"kernels": ("ok", "not used: no CUDA device")}
