@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,14 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.small import save_small
 
     return save_small(tmp_path_factory.mktemp("weights") / "small.safetensors")
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the kernels that g++ makes for ``tests.shim.Shim`` are kept for the whole run."""
+    if shutil.which("g++") is None:
+        pytest.skip("SKIPPED: NO g++")
+    return tmp_path_factory.mktemp("shim")
 
 
 def pytest_configure() -> None:

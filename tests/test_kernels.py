@@ -7,7 +7,6 @@ same precision.
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.kernels_support import ARCHITECTURES, assert_as_good, assert_compiles, errors
 from tests.shim import Shim, ShimError
 from vs_deblur_kernels import dtb, reference, resblock, resblock5, skip
 from vs_deblur_kernels._compile import Kernel, KernelError, compile_cubin
@@ -26,16 +26,8 @@ from vs_deblur_models.mscnn import Mscnn, MscnnConfig
 from vs_deblur_models.srn import Srn
 from vs_deblur_models.strcnn import Strcnn, StrcnnDtbLite
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="SKIPPED: NO g++")
-
 HALVES = list(resblock.TYPES)
 FLOATS = list(dtb.TYPES)
-
-
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where what g++ made is kept for the whole run."""
-    return tmp_path_factory.mktemp("shim")
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -44,21 +36,6 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=generator(seed))
-
-
-def errors(found: Tensor, exact: Tensor) -> tuple[float, float]:
-    """Root mean square and largest error; infinite where something is NaN."""
-    difference = (found.double() - exact).nan_to_num(torch.inf, torch.inf, torch.inf)
-    return difference.square().mean().sqrt().item(), difference.abs().max().item()
-
-
-def assert_as_good(found: Tensor, plain: Tensor, exact: Tensor) -> None:
-    """The rule. A unit in the last place is allowed for: on few numbers, torch may be lucky."""
-    assert found.dtype == plain.dtype
-    assert found.shape == plain.shape
-    unit = torch.finfo(plain.dtype).eps * exact.abs().max().item()
-    for ours, theirs in zip(errors(found, exact), errors(plain, exact), strict=True):
-        assert ours <= 2 * theirs + unit / 2
 
 
 # ------------------------------------------------------------------------------------------- dtb
@@ -407,8 +384,6 @@ def test_networks(compiled: Path, name: str, dtype: torch.dtype) -> None:
 
 # ------------------------------------------------------------------------------------------ NVRTC
 
-ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120")
-
 
 def variants() -> list[Kernel]:
     """Every form of every kernel that is ever launched."""
@@ -426,16 +401,8 @@ def variants() -> list[Kernel]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvrtc_compiles(architecture: str) -> None:
     """To machine code, without a device; nothing is spilled from registers."""
-    pytest.importorskip("cupy", reason="SKIPPED: NO CuPy")
-    digits = architecture.removeprefix("sm_").removesuffix("a")
-    capability = (int(digits[:-1]), int(digits[-1]))
     for kernel in variants():
-        if capability < kernel.capability:
-            continue
-        cubin, log = compile_cubin(kernel, architecture, verbose=True)
-        assert cubin.startswith(b"\x7fELF")
-        assert "0 bytes spill stores, 0 bytes spill loads" in log
-        assert kernel.shared <= 99 << 10  # what the smallest of them have
+        assert_compiles(kernel, architecture)
 
 
 def test_the_compiler_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Out:
-    """An argument that the kernel writes, every element of it.
+    """An argument that the kernel writes: every element of it, or some if it is read.
 
     Attributes:
         tensor: the argument.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 Family = Literal["yuv", "rgb", "gray"]
 Matrix = Literal["709", "601", "2020", "240m", "fcc"]
 ChromaLocation = Literal["left", "center", "topleft", "top", "bottomleft", "bottom"]
+ChromaFilter = Literal["bilinear", "bicubic"]
 
 # Kr and Kb of Rec. ITU-T H.273, table 4.
 LUMA_COEFFICIENTS: dict[Matrix, tuple[float, float]] = {
@@ -95,9 +98,93 @@ class PixelFormat:
         return -(-height >> sh), -(-width >> sw)
 
     @property
-    def _cosited(self) -> tuple[bool, bool]:
-        """Whether chroma sits on luma samples horizontally, and vertically."""
-        return (
-            self.chroma_location in ("left", "topleft", "bottomleft"),
-            self.chroma_location in ("topleft", "top"),
-        )
+    def chroma_site(self) -> tuple[float, float]:
+        """Where the first chroma sample of a 4:2:0 frame sits, in luma samples.
+
+        Horizontally and vertically; 0 is on the first luma sample, 1/2 between it and the second:
+        Rec. ITU-T H.273, figure 1.
+        """
+        location = self.chroma_location
+        column = 0.0 if location in ("left", "topleft", "bottomleft") else 0.5
+        row = {"t": 0.0, "b": 1.0}.get(location[0], 0.5)
+        return column, row
+
+
+# ---------------------------------------------------------------------------------- chroma filters
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Weights of consecutive samples; where they begin is said by who makes them.
+
+    Attributes:
+        first: index of the first sample.
+        weights: of the samples from there on; their sum is 1. Some may be 0.
+    """
+
+    first: int
+    weights: tuple[float, ...]
+
+
+def filter_taps(chroma: ChromaFilter) -> int:
+    """How many samples a chroma filter interpolates between.
+
+    Raises:
+        ValueError: no such filter.
+    """
+    taps = {"bilinear": 2, "bicubic": 4}.get(chroma)
+    if taps is None:
+        raise ValueError(f"the chroma filter must be bilinear or bicubic, not {chroma!r}")
+    return taps
+
+
+def _kernel(chroma: ChromaFilter, distance: float) -> float:
+    """Weight of a sample at a distance, in samples.
+
+    The triangle; or the cubic of Mitchell and Netravali 1988 with b = 0 and c = 1/2 (Catmull-Rom),
+    the default of VapourSynth.
+    """
+    d = abs(distance)
+    if chroma == "bilinear":
+        return max(0.0, 1.0 - d)
+    if d < 1.0:
+        return 1.0 + d * d * (1.5 * d - 2.5)
+    return 2.0 + d * (-4.0 + d * (2.5 - 0.5 * d)) if d < 2.0 else 0.0
+
+
+@cache
+def doubling_taps(chroma: ChromaFilter, site: float, parity: int) -> Taps:
+    """How luma sample 2 i + parity sees chroma: ``first`` counts from chroma sample i.
+
+    Samples beyond the ends are those within, mirrored, the end itself repeated: -1 is 0, -2 is 1.
+    The samples are the same whatever the site; some of their weights are 0 then.
+
+    Args:
+        chroma: the filter.
+        site: where chroma sample 0 sits, in luma samples: 0, 1/2 or 1.
+        parity: 0 or 1.
+
+    Raises:
+        ValueError: no such filter.
+    """
+    taps = filter_taps(chroma)
+    first = parity - taps // 2
+    position = (parity - site) / 2
+    return Taps(first, tuple(_kernel(chroma, first + k - position) for k in range(taps)))
+
+
+@cache
+def halving_taps(chroma: ChromaFilter, site: float) -> Taps:
+    """How chroma sample i is made of luma's size: ``first`` counts from luma sample 2 i.
+
+    The filter of :func:`doubling_taps`, stretched to twice its width and normalised: [1 2 1]/4 for
+    the bilinear one where chroma sits on a luma sample, [1 3 3 1]/8 where it sits between two.
+
+    Raises:
+        ValueError: no such filter.
+    """
+    taps = filter_taps(chroma)
+    first = 1 - taps
+    weights = [_kernel(chroma, (first + k - site) / 2) for k in range(2 * taps)]
+    total = math.fsum(weights)
+    return Taps(first, tuple(w / total for w in weights))

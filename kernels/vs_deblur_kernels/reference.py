@@ -7,9 +7,12 @@ network made, brought into the frame's own format, to the frame's own samples::
     out = round(in + M (rgb' - rgb)),     M: RGB -> the frame's family, linear
 
 So samples that the network leaves alone keep their exact value, chroma that was not touched is not
-resampled, and values outside the nominal range (superwhite, floats beyond 0..1) survive. For 4:2:0
-and 4:2:2, chroma is interpolated linearly at its siting, and the change is reduced by the matching
-linear filter ([1 2 1]/4 where chroma sits on a luma sample, [1 1]/2 where it sits between two).
+resampled, and values outside the nominal range (superwhite, floats beyond 0..1) survive.
+
+Subsampled chroma is interpolated at its siting, and the change is reduced to it, as VapourSynth's
+``resize.Bilinear`` and ``resize.Bicubic`` do: :func:`~vs_deblur_kernels.pixels.doubling_taps` and
+:func:`~vs_deblur_kernels.pixels.halving_taps`. For 4:1:1 and 4:1:0 both are done twice, which is
+not what VapourSynth does: its filters are four samples wide there.
 """
 
 from __future__ import annotations
@@ -20,7 +23,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vs_deblur_kernels.pixels import LUMA_COEFFICIENTS, Matrix, PixelFormat
+from vs_deblur_kernels.pixels import (
+    LUMA_COEFFICIENTS,
+    ChromaFilter,
+    Matrix,
+    PixelFormat,
+    Taps,
+    doubling_taps,
+    halving_taps,
+)
 
 
 def blend(a: Tensor, h: Tensor, previous: Tensor, beta: Tensor) -> Tensor:
@@ -87,83 +98,94 @@ def yuv_matrix(matrix: Matrix) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32)
 
 
-def _double(x: Tensor, cosited: bool, axis: int) -> Tensor:
-    """Double an axis (counted from the front) by linear interpolation at the siting.
+def _mirrored(index: int, count: int) -> int:
+    """The sample within that stands for one beyond the ends: -1 is 0, count is count - 1."""
+    index = -1 - index if index < 0 else index
+    index = 2 * count - 1 - index if index >= count else index
+    return max(index, 0)
 
-    The edges are repeated. Written row by row into place: this runs for every frame.
+
+def _weigh(x: Tensor, taps: Taps, step: int, axis: int, out: Tensor) -> None:
+    """Along an axis: out[i] = the sum of weights[k] x[step i + first + k], mirrored at the ends.
+
+    Slice by slice, and the few samples at the ends one by one: this runs for every frame.
     """
-    count = x.shape[axis]
-    out = x.new_empty((*x.shape[: axis + 1], 2, *x.shape[axis + 1 :]))
-    even, odd = out.select(axis + 1, 0), out.select(axis + 1, 1)
-    here, following = x.narrow(axis, 0, count - 1), x.narrow(axis, 1, count - 1)
-    odd.narrow(axis, count - 1, 1).copy_(x.narrow(axis, count - 1, 1))
-    if cosited:
-        even.copy_(x)
-        odd.narrow(axis, 0, count - 1).copy_(torch.lerp(here, following, 0.5))
+    used = [(taps.first + k, w) for k, w in enumerate(taps.weights) if w]
+    count, wanted = x.shape[axis], out.shape[axis]
+    # Where all samples are within.
+    begin = min(-(used[0][0] // step), wanted)
+    end = max(min((count - 1 - used[-1][0]) // step + 1, wanted), begin)
+    if end > begin:
+        steps = slice(None, None, step)
+        length = (end - begin - 1) * step + 1
+        parts = [
+            x.narrow(axis, begin * step + offset, length)[(slice(None),) * axis + (steps,)]
+            for offset, _ in used
+        ]
+        _sum(parts, [w for _, w in used], out.narrow(axis, begin, end - begin))
+    for i in (*range(begin), *range(end, wanted)):
+        parts = [x.select(axis, _mirrored(step * i + offset, count)) for offset, _ in used]
+        _sum(parts, [w for _, w in used], out.select(axis, i))
+
+
+def _sum(parts: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> None:
+    if len(parts) == 1:
+        out.copy_(parts[0])
+    elif len(parts) == 2:
+        out.copy_(torch.lerp(parts[0], parts[1], weights[1]))
     else:
-        even.narrow(axis, 0, 1).copy_(x.narrow(axis, 0, 1))
-        even.narrow(axis, 1, count - 1).copy_(torch.lerp(following, here, 0.25))
-        odd.narrow(axis, 0, count - 1).copy_(torch.lerp(here, following, 0.25))
+        torch.mul(parts[0], weights[0], out=out)
+        for part, weight in zip(parts[1:], weights[1:], strict=True):
+            out.add_(part, alpha=weight)
+
+
+def _double(x: Tensor, chroma: ChromaFilter, site: float, axis: int) -> Tensor:
+    """Double an axis (counted from the front); see :func:`pixels.doubling_taps`."""
+    out = x.new_empty((*x.shape[: axis + 1], 2, *x.shape[axis + 1 :]))
+    for parity in (0, 1):
+        taps = doubling_taps(chroma, site, parity)
+        _weigh(x, taps, 1, axis, out.select(axis + 1, parity))
     return out.flatten(axis, axis + 1)
 
 
-def _halve(x: Tensor, cosited: bool, axis: int) -> Tensor:
-    """Halve an axis (an odd end is repeated), the counterpart of :func:`_double`."""
-    if x.shape[axis] % 2:
-        x = torch.cat((x, x.narrow(axis, x.shape[axis] - 1, 1)), dim=axis)
-    pairs = x.unflatten(axis, (-1, 2))  # type: ignore[no-untyped-call]
-    even, odd = pairs.select(axis + 1, 0), pairs.select(axis + 1, 1)
-    if not cosited:
-        halved: Tensor = (even + odd) * 0.5
-        return halved
-    before = torch.cat((even.narrow(axis, 0, 1), odd.narrow(axis, 0, odd.shape[axis] - 1)), axis)
-    weighted: Tensor = before * 0.25 + even * 0.5 + odd * 0.25
-    return weighted
+def _halve(x: Tensor, chroma: ChromaFilter, site: float, axis: int) -> Tensor:
+    """Halve an axis (rounding its length up); see :func:`pixels.halving_taps`."""
+    out = x.new_empty((*x.shape[:axis], -(-x.shape[axis] // 2), *x.shape[axis + 1 :]))
+    _weigh(x, halving_taps(chroma, site), 2, axis, out)
+    return out
 
 
-def _bottom_flipped(fmt: PixelFormat) -> bool:
-    """Bottom-sited chroma is top-sited chroma upside down (for frames of even height)."""
-    return fmt.chroma_location in ("bottom", "bottomleft")
-
-
-def upsample_chroma(x: Tensor, fmt: PixelFormat, height: int, width: int) -> Tensor:
+def upsample_chroma(
+    x: Tensor, fmt: PixelFormat, height: int, width: int, chroma: ChromaFilter = "bilinear"
+) -> Tensor:
     """Chroma (…, h, w) at the luma's size, (…, height, width)."""
-    horizontal, vertical = fmt._cosited
-    columns, rows = x.ndim - 1, x.ndim - 2
+    column, row = fmt.chroma_site
     for _ in range(fmt.subsampling[0]):
-        x = _double(x, horizontal, columns)
-    if fmt.subsampling[1]:
-        flip = _bottom_flipped(fmt)
-        x = x.flip(rows) if flip else x
-        for _ in range(fmt.subsampling[1]):
-            x = _double(x, vertical or flip, rows)
-        x = x.flip(rows) if flip else x
+        x = _double(x, chroma, column, x.ndim - 1)
+    for _ in range(fmt.subsampling[1]):
+        x = _double(x, chroma, row, x.ndim - 2)
     return x[..., :height, :width]
 
 
-def downsample_chroma(x: Tensor, fmt: PixelFormat) -> Tensor:
+def downsample_chroma(x: Tensor, fmt: PixelFormat, chroma: ChromaFilter = "bilinear") -> Tensor:
     """Values at the luma's size, (…, H, W), reduced to the chroma's size."""
-    horizontal, vertical = fmt._cosited
-    columns, rows = x.ndim - 1, x.ndim - 2
-    if fmt.subsampling[1]:
-        flip = _bottom_flipped(fmt)
-        for _ in range(fmt.subsampling[1]):
-            if flip and x.shape[rows] % 2:
-                x = torch.cat((x, x[..., -1:, :]), dim=rows)
-            x = x.flip(rows) if flip else x
-            x = _halve(x, vertical or flip, rows)
-            x = x.flip(rows) if flip else x
+    column, row = fmt.chroma_site
+    for _ in range(fmt.subsampling[1]):
+        x = _halve(x, chroma, row, x.ndim - 2)
     for _ in range(fmt.subsampling[0]):
-        x = _halve(x, horizontal, columns)
+        x = _halve(x, chroma, column, x.ndim - 1)
     return x
 
 
-def to_rgb(planes: Sequence[Tensor], fmt: PixelFormat) -> tuple[Tensor, bool]:
+def to_rgb(
+    planes: Sequence[Tensor], fmt: PixelFormat, chroma: ChromaFilter = "bilinear"
+) -> tuple[Tensor, bool]:
     """What a network sees of a frame.
 
     Args:
         planes: (h, w) each, of the format's sample type.
         fmt: how to read them.
+        chroma: the filter that interpolates subsampled chroma.
 
     Returns:
         (1, 3, H, W) float32, sRGB-encoded (the frame's own encoding), clamped to 0..1 and finite;
@@ -179,12 +201,14 @@ def to_rgb(planes: Sequence[Tensor], fmt: PixelFormat) -> tuple[Tensor, bool]:
             values = [torch.nan_to_num(v, nan=0.0, posinf=1.0, neginf=0.0) for v in values]
     if fmt.family == "yuv":
         luma = (values[0] - fmt.luma_offset) * (1.0 / fmt.luma_scale)
-        chroma = torch.stack(values[1:]).sub_(fmt.chroma_offset).mul_(1.0 / fmt.chroma_scale)
+        uv = torch.stack(values[1:]).sub_(fmt.chroma_offset).mul_(1.0 / fmt.chroma_scale)
         if fmt.subsampling != (0, 0):
-            chroma = upsample_chroma(chroma, fmt, height, width)
+            uv = upsample_chroma(uv, fmt, height, width, chroma)
+            if fmt.is_float and fmt.bits == 32:  # the largest floats have no sums
+                uv = torch.nan_to_num(uv)
         kr, kb = LUMA_COEFFICIENTS[fmt.matrix]
         kg = 1.0 - kr - kb
-        u, v = chroma[0], chroma[1]
+        u, v = uv[0], uv[1]
         rgb = torch.empty((3, height, width), dtype=torch.float32, device=luma.device)
         torch.add(luma, v, alpha=2 * (1 - kr), out=rgb[0])
         torch.add(luma, u, alpha=-2 * (1 - kb) * kb / kg, out=rgb[1])
@@ -198,13 +222,19 @@ def to_rgb(planes: Sequence[Tensor], fmt: PixelFormat) -> tuple[Tensor, bool]:
     return rgb.clamp_(0.0, 1.0)[None], bad
 
 
-def add_rgb(planes: Sequence[Tensor], fmt: PixelFormat, change: Tensor) -> list[Tensor]:
+def add_rgb(
+    planes: Sequence[Tensor],
+    fmt: PixelFormat,
+    change: Tensor,
+    chroma: ChromaFilter = "bilinear",
+) -> list[Tensor]:
     """Add a change in RGB to a frame in its own format.
 
     Args:
         planes: the frame, (h, w) each; not changed.
         fmt: its format.
         change: (1, 3, H, W) float32, in units of 0..1, on the planes' device.
+        chroma: the filter that reduces the change to subsampled chroma.
 
     Returns:
         new planes of the same types; integers rounded and clamped to their range, floats not
@@ -221,12 +251,12 @@ def add_rgb(planes: Sequence[Tensor], fmt: PixelFormat, change: Tensor) -> list[
     else:
         kr, kb = LUMA_COEFFICIENTS[fmt.matrix]
         luma = delta[0] * kr + delta[1] * (1.0 - kr - kb) + delta[2] * kb
-        chroma = torch.stack((delta[2], delta[0]))
-        chroma[0].sub_(luma).mul_(0.5 / (1 - kb))
-        chroma[1].sub_(luma).mul_(0.5 / (1 - kr))
+        uv = torch.stack((delta[2], delta[0]))
+        uv[0].sub_(luma).mul_(0.5 / (1 - kb))
+        uv[1].sub_(luma).mul_(0.5 / (1 - kr))
         if fmt.subsampling != (0, 0):
-            chroma = downsample_chroma(chroma, fmt)
-        deltas = [luma, chroma[0], chroma[1]]
+            uv = downsample_chroma(uv, fmt, chroma)
+        deltas = [luma, uv[0], uv[1]]
         scales = [fmt.luma_scale, fmt.chroma_scale, fmt.chroma_scale]
     out = []
     for plane, d, scale in zip(planes, deltas, scales, strict=True):

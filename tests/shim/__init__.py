@@ -65,6 +65,23 @@ def span(t: Tensor) -> int:
     return reach * t.element_size()
 
 
+def compile_(*arguments: object) -> None:
+    """Run g++."""
+    compiler = shutil.which("g++")
+    assert compiler is not None
+    done = subprocess.run(
+        [
+            *(compiler, "-std=c++17", "-O2", "-fPIC", "-w", "-U_FORTIFY_SOURCE"),
+            *("-fno-strict-aliasing", "-ffp-contract=off", "-DVS_DEBLUR_SHIM", f"-I{HERE}"),
+            *map(str, arguments),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 class Shim:
     """A :class:`vs_deblur_kernels._compile.Backend` on the CPU.
 
@@ -102,6 +119,17 @@ class Shim:
             text = text.replace(old, new)
         return text
 
+    def _header(self) -> Path:
+        """A copy of ``shim.h`` with its compiled form beside it: that saves a third of the time."""
+        header = self.folder / "shim.h"
+        compiled = self.folder / "shim.h.gch"
+        if not compiled.exists():
+            header.write_text((SHIM / "shim.h").read_text())
+            part = self.folder / f"shim.{id(self)}"
+            compile_("-x", "c++-header", header, "-o", part)
+            part.replace(compiled)
+        return header
+
     def library(self, kernel: Kernel) -> Any:
         """The kernel as a shared library; compiled where it is not yet."""
         unit = f"{self.text(kernel)}\nSHIM_KERNEL({kernel.entry})\n"
@@ -109,22 +137,10 @@ class Shim:
         key = hashlib.sha256(repr((unit, headers, kernel.options)).encode()).hexdigest()[:24]
         path = self.folder / f"{kernel.source}-{key}.so"
         if not path.exists():
-            compiler = shutil.which("g++")
-            assert compiler is not None
             source, part = path.with_suffix(".cpp"), path.with_suffix(f".{id(self)}")
             source.write_text(unit)
-            done = subprocess.run(
-                [
-                    *(compiler, "-std=c++17", "-O2", "-shared", "-fPIC", "-w"),
-                    *("-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-ffp-contract=off"),
-                    *("-DVS_DEBLUR_SHIM", f"-I{HERE}", f"-I{SHIM}", *kernel.options),
-                    *("-o", str(part), str(source)),
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
+            shim = ("-include", self._header(), f"-I{self.folder}")
+            compile_("-shared", *kernel.options, *shim, source, "-o", part)
             part.replace(path)
         return ctypes.CDLL(str(path))
 
