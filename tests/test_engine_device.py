@@ -5,7 +5,6 @@ as graphs, results that arrive later. What CUDA itself does is left to the tests
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,16 +105,15 @@ def test_a_network_that_sees_halves(small_weights: Path, name: str) -> None:
             np.testing.assert_array_equal(own, theirs)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="SKIPPED: NO g++")
 @pytest.mark.parametrize("name", ["YUV420P8", "YUV422P10", "RGBS"])
-def test_with_the_kernels(small_weights: Path, tmp_path: Path, name: str) -> None:
+def test_with_the_kernels(small_weights: Path, compiled: Path, name: str) -> None:
     """The kernels that convert, and the network's, launched by the stand-in."""
     fmt = FORMATS[name]
     frames = clip(fmt, 17, 21, 4)
     make = {"model": str(small_weights), "device": "cpu", "precision": "fp32"}
     expected = through(Deblurrer(**make), frames, fmt)  # type: ignore[arg-type]
     other = as_on_a_gpu(Deblurrer(**make))  # type: ignore[arg-type]
-    with launching_by(shim := Shim(tmp_path)):
+    with launching_by(shim := Shim(compiled)):
         found = through(other, frames, fmt)
     assert {"stack", "add", "dtb"} <= {k.entry for k in shim.launches}
     worst = 1e-4 if fmt.is_float else 1.0

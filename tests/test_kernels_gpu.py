@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kernels_support import assert_as_good
 from tests.shim import Shim
-from tests.test_kernels import assert_as_good, block, features, normal
+from tests.test_kernels import block, features, normal
 from vs_deblur_kernels import dtb, reference, resblock, resblock5, skip
 from vs_deblur_kernels._compile import CupyBackend
 

@@ -357,4 +357,4 @@ def _check(device: torch.device, dtype: torch.dtype) -> None:
     compare("planes", flag.cpu(), torch.zeros(1), 0.0)
 
 
-operation = Operation("planes", _check, automatic=True)
+operation = Operation("planes", _check, automatic=True, usual=torch.uint8)
