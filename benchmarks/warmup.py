@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vs_deblur.engine import Deblurrer, Prepared, Resident, array_format
+from vs_deblur.engine import Deblurrer, Prepared, array_format
 from vs_deblur_models.spec import State
 
 WARMUPS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -44,9 +44,7 @@ def read_frames(path: Path, count: int) -> list[NDArray[np.uint8]]:
 def differences(deblurrer: Deblurrer, frames: Sequence[NDArray[np.uint8]]) -> dict[int, float]:
     """Mean squared error (values 0..1) by number of warm-up frames."""
     fmt = array_format(frames[0])
-    ready: list[Prepared | Resident] = [
-        deblurrer.prepare([f[..., c] for c in range(3)], fmt) for f in frames
-    ]
+    ready: list[Prepared] = [deblurrer.prepare([f[..., c] for c in range(3)], fmt) for f in frames]
     last = len(frames) - 1 - deblurrer.spec.look_ahead
     window = deblurrer.plan.window
 

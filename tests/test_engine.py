@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tests.small import scramble
 from vs_deblur import engine
-from vs_deblur.engine import Deblurrer, Prepared, Resident
+from vs_deblur.engine import Converted, Deblurrer, Prepared
 from vs_deblur.errors import DeviceError, EngineError, InputError, UsageError
 from vs_deblur_kernels.pixels import PixelFormat
 from vs_deblur_models.registry import build_network, save_network
@@ -203,7 +203,7 @@ def test_values_that_are_not_finite_stay_where_they_are(small_weights: Path) -> 
     np.testing.assert_array_equal(out, run(deblurrer, replaced))
     fmt = PixelFormat("rgb", 32, True, full_range=True)
     planes = [[f[..., c] for c in range(3)] for f in dirty[:3]]
-    flags = [f.non_finite for p in planes if isinstance(f := deblurrer.prepare(p, fmt), Prepared)]
+    flags = [f.non_finite for p in planes if isinstance(f := deblurrer.prepare(p, fmt), Converted)]
     assert flags == [False, True, False]
 
 
@@ -330,7 +330,7 @@ def test_stepping_by_hand_equals_video(small_weights: Path) -> None:
     cuts = {6}
     expected = np.stack(list(deblurrer.video(frames, cuts)))
 
-    def ready(i: int) -> Prepared | Resident:
+    def ready(i: int) -> Prepared:
         return deblurrer.prepare([frames[i][..., c] for c in range(3)], fmt)
 
     for n in reversed(range(11)):

@@ -18,7 +18,7 @@ from torch import Tensor
 from tests.shim import Shim
 from vs_deblur import cuda
 from vs_deblur.cuda import Graphs, Transfers
-from vs_deblur.engine import Deblurrer, Frame
+from vs_deblur.engine import Deblurrer, Frame, Resident
 from vs_deblur.errors import EngineError
 from vs_deblur.timeline import Output
 from vs_deblur_kernels.dispatch import launching_by
@@ -163,10 +163,11 @@ def test_frames_are_copied_when_they_are_taken_in(small_weights: Path) -> None:
     deblurrer = as_on_a_gpu(Deblurrer(str(small_weights), device="cpu"))
     frames = clip(fmt, 16, 16, 1)[0]
     before = deblurrer.prepare(frames, fmt)
-    kept = before.frame.clone()  # type: ignore[union-attr]
+    assert isinstance(before, Resident)
+    kept = before.frame.clone()
     for plane in frames:
         plane[:] = 0
-    assert torch.equal(before.frame, kept)  # type: ignore[union-attr]
+    assert torch.equal(before.frame, kept)
 
 
 def test_planes_with_strides(small_weights: Path) -> None:

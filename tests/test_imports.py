@@ -28,6 +28,7 @@ OURS = (*PACKAGES, "training", "benchmarks", "tests")
 HEAVY = frozenset(("torch", "av", "vapoursynth", "PIL", "safetensors", "cupy", "tifffile"))
 MAY_BE_HEAVY = frozenset(
     (
+        "vs_deblur.cuda",
         "vs_deblur.demo_scene",
         "vs_deblur.engine",
         "vs_deblur.hosts.vapoursynth",

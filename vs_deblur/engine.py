@@ -54,33 +54,40 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Prepared:
-    """A frame ready to be part of windows, on the CPU.
+    """A frame ready to be part of windows.
+
+    Attributes:
+        fmt: the format of its samples.
+    """
+
+    fmt: PixelFormat
+
+
+@dataclass(frozen=True)
+class Converted(Prepared):
+    """A frame on the CPU, converted once for all its windows.
 
     Attributes:
         planes: its own samples, (h, w) each.
-        fmt: their format.
         rgb: (1, 3, H, W) float32, clamped, finite, padded to the network's size rule.
         non_finite: whether a sample was NaN or infinite.
     """
 
     planes: tuple[Tensor, ...]
-    fmt: PixelFormat
     rgb: Tensor
     non_finite: bool
 
 
 @dataclass(frozen=True)
-class Resident:
-    """A frame ready to be part of windows, on a device that converts it as it is needed.
+class Resident(Prepared):
+    """A frame on a GPU, which converts it for each window in a single pass.
 
     Attributes:
         frame: its own samples, packed (see :mod:`vs_deblur_kernels.planes`).
-        fmt: their format.
         height, width: its size, pixels.
     """
 
     frame: Tensor
-    fmt: PixelFormat
     height: int
     width: int
 
@@ -324,7 +331,7 @@ class Deblurrer:
     # ------------------------------------------------------------------ hosts with random access
 
     @torch.inference_mode()
-    def prepare(self, planes: Sequence[Plane], fmt: PixelFormat) -> Prepared | Resident:
+    def prepare(self, planes: Sequence[Plane], fmt: PixelFormat) -> Prepared:
         """Bring a frame to the device. A GPU may still be busy with that when this returns.
 
         Args:
@@ -338,10 +345,10 @@ class Deblurrer:
             arrays = [np.asarray(p) for p in planes]
             if self._transfers is not None:
                 height, width = arrays[0].shape
-                return Resident(self._transfers.upload(arrays, fmt), fmt, height, width)
+                return Resident(fmt, self._transfers.upload(arrays, fmt), height, width)
             own = tuple(torch.tensor(p) for p in arrays)  # copies: hosts reuse their buffers
             rgb, bad = to_rgb(own, fmt)
-            return Prepared(own, fmt, pad_to(rgb, *self._padded(*rgb.shape[-2:])), bad)
+            return Converted(fmt, own, pad_to(rgb, *self._padded(*rgb.shape[-2:])), bad)
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         """The size that the network sees."""
@@ -349,9 +356,7 @@ class Deblurrer:
         return padded_size(height, width, spec.multiple_of, spec.minimum, spec.width_multiple_of)
 
     @torch.inference_mode()
-    def step(
-        self, window: Sequence[Prepared | Resident], state: State | None
-    ) -> tuple[Frame, State]:
+    def step(self, window: Sequence[Prepared], state: State | None) -> tuple[Frame, State]:
         """Deblur the middle frame of a window.
 
         Args:
@@ -373,18 +378,19 @@ class Deblurrer:
                 self._check_finite(*state)
             return self._finished(window[self.spec.look_behind], sharp, bad), state
 
-    def _window(self, frames: Sequence[Prepared | Resident]) -> tuple[Tensor, Tensor | None]:
+    def _window(self, frames: Sequence[Prepared]) -> tuple[Tensor, Tensor | None]:
         """What the network sees, and on a GPU a flag: was a sample of the middle not finite?"""
         middle = frames[self.spec.look_behind]
-        if isinstance(middle, Prepared):
-            seen = [f.rgb for f in frames if isinstance(f, Prepared)]
+        if isinstance(middle, Converted):
+            seen = [f.rgb for f in frames if isinstance(f, Converted)]
             return torch.cat(seen, dim=1) if len(seen) > 1 else seen[0], None
         packed = [f.frame for f in frames if isinstance(f, Resident)]
+        assert isinstance(middle, Resident)
         size = (middle.height, middle.width)
         x, bad = stack(packed, middle.fmt, *size, self._padded(*size), self._seen)
         return x, bad[self.spec.look_behind :][:1]
 
-    def _finished(self, frame: Prepared | Resident, sharp: Tensor, bad: Tensor | None) -> Frame:
+    def _finished(self, frame: Prepared, sharp: Tensor, bad: Tensor | None) -> Frame:
         """Bring what the network changed into the frame's own format."""
         if isinstance(frame, Resident):
             assert self._transfers is not None
@@ -402,6 +408,7 @@ class Deblurrer:
                 return [p.numpy() for p in planes], bool(non_finite.item())
 
             return Frame(wait)
+        assert isinstance(frame, Converted)
         self._check_finite(sharp)
         height, width = frame.planes[0].shape
         change = sharp.float().clamp(0.0, 1.0)[..., :height, :width]
