@@ -297,7 +297,10 @@ def test_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> Non
     assert engine.choose_precision("auto", cpu)[0] == "bf16"
     monkeypatch.setattr(engine, "bf16_is_fast", lambda: False)
     assert engine.choose_precision("auto", cpu)[0] == "fp32"
-    assert engine.choose_precision("auto", torch.device("cuda"))[0] == "fp16"
+    gpu = torch.device("cuda")
+    for capability, expected in (((6, 1), "fp32"), ((7, 5), "fp16"), ((12, 0), "fp16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        assert engine.choose_precision("auto", gpu)[0] == expected
     assert engine.choose_precision("bf16", cpu) == ("bf16", "asked for")
 
 

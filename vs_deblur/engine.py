@@ -171,6 +171,8 @@ def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
     if precision != "auto":
         return precision, "asked for"
     if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) < (7, 0):
+            return "fp32", "a CUDA device without tensor cores"
         return "fp16", "CUDA device"
     if bf16_is_fast():
         return "bf16", "the processor has AMX or AVX512-BF16"

@@ -53,7 +53,7 @@ class Kernel:
     entry: str
     defines: tuple[tuple[str, str], ...] = ()
     shared: int = 0
-    capability: tuple[int, int] = (7, 5)
+    capability: tuple[int, int] = (6, 1)
     architecture: bool = False
 
     @property
