@@ -1,0 +1,228 @@
+"""The synthesis on a device: the reference's distribution, and the parts it is made of."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.stats import ks_2samp
+from torch import Tensor
+
+from training import batched
+from training.batched import Synthesiser, jpeg, particle_paths, reduce_by_matrices, reduce_on_host
+from training.synthesis import SynthesisConfig, make_sequence, particle_path
+
+CPU = torch.device("cpu")
+CONFIG = SynthesisConfig(size=40, frames=4, max_speed=14.0, min_sharpness=20.0)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Pictures with edges and texture at several sizes."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(5):
+        picture = np.zeros((240, 320, 3))
+        for block in (4, 10, 40):
+            small = rng.random((240 // block + 1, 320 // block + 1, 3))
+            picture += np.kron(small, np.ones((block, block, 1)))[:240, :320] / 3
+        made.append(folder / f"{i}.png")
+        Image.fromarray((picture * 255).astype(np.uint8)).save(made[-1])
+    return made
+
+
+def figures(sequence: NDArray[np.uint8]) -> list[float]:
+    """PSNR, what blur left of the gradients, brightness, its change, and motion."""
+    blurred, sharp = sequence.astype(np.float64)
+
+    def decibels(a: NDArray[Any], b: NDArray[Any]) -> float:
+        return float(10 * np.log10(255**2 / (((a - b) ** 2).mean() + 0.01)))
+
+    def gradients(x: NDArray[Any]) -> float:
+        return float((np.diff(x, axis=1) ** 2).mean() + (np.diff(x, axis=2) ** 2).mean())
+
+    return [
+        decibels(blurred, sharp),
+        float(np.log(gradients(blurred) / gradients(sharp))),
+        float(sharp.mean()),
+        float(blurred.mean() - sharp.mean()),
+        decibels(sharp[1:], sharp[:-1]),
+    ]
+
+
+def test_the_same_distribution(photos: list[Path]) -> None:
+    """Kolmogorov and Smirnov tell the two apart in no figure (seeds are fixed)."""
+    count = 240
+    reference = [figures(make_sequence(CONFIG, photos, 1, i)) for i in range(count)]
+    synthesiser = Synthesiser(CONFIG, photos, CPU, 1)
+    ours = [figures(s) for i in range(count // 24) for s in synthesiser.batch(i, 24).numpy()]
+    names = ("PSNR", "gradients", "brightness", "change of brightness", "motion")
+    for i, name in enumerate(names):
+        chance = ks_2samp([f[i] for f in reference], [f[i] for f in ours]).pvalue
+        assert chance > 0.01, name
+
+
+def test_it_would_tell_another_distribution(photos: list[Path]) -> None:
+    slow = SynthesisConfig(size=40, frames=4, max_speed=8.0, min_sharpness=20.0)
+    both = [Synthesiser(c, photos, CPU, 1) for c in (CONFIG, slow)]
+    psnr = [[figures(q)[0] for i in range(10) for q in s.batch(i, 24).numpy()] for s in both]
+    assert ks_2samp(*psnr).pvalue < 0.01
+
+
+def test_a_batch_is_a_function_of_seed_index_and_count(photos: list[Path]) -> None:
+    first = Synthesiser(CONFIG, photos, CPU, 3)
+    expected = first.batch(5, 4)
+    first.batch(6, 4)
+    assert torch.equal(first.batch(5, 4), expected)
+    assert torch.equal(Synthesiser(CONFIG, photos, CPU, 3).batch(5, 4), expected)
+    assert not torch.equal(Synthesiser(CONFIG, photos, CPU, 4).batch(5, 4), expected)
+    assert expected.shape == (4, 2, 4, 40, 40, 3)
+    assert expected.dtype == torch.uint8
+
+
+def test_together_as_one_by_one(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU moves sequences together and whole frames at once: the way is another, not the result.
+
+    Draws come in another order there, so the comparison is of one sequence.
+    """
+    config = SynthesisConfig(size=40, frames=3, noise=0.0, compression_share=0.0, layers=3)
+    for index in range(6):
+        alone = Synthesiser(config, photos, CPU, 9)
+        expected = alone.batch(index, 1).int()
+        whole = Synthesiser(config, photos, CPU, 9)
+        monkeypatch.setattr(whole, "_is_cpu", False)
+        difference = (whole.batch(index, 1).int() - expected).abs()
+        assert difference.float().mean() < 0.02
+        assert difference.max() <= 2
+
+
+def still(**other: float) -> SynthesisConfig:
+    return SynthesisConfig(size=40, frames=4, still_share=1.0, compression_share=0.0, **other)  # type: ignore[arg-type]
+
+
+def test_without_motion_nothing_is_blurred(photos: list[Path]) -> None:
+    made = Synthesiser(still(noise=0.0), photos, CPU, 1).batch(0, 3)
+    assert torch.equal(made[:, 0], made[:, 1])
+    assert torch.equal(made[:, :, :1].expand(-1, -1, 4, -1, -1, -1), made)
+
+
+def test_noise_is_another_in_every_frame(photos: list[Path]) -> None:
+    made = Synthesiser(still(noise=8.0, saturation_share=0.0), photos, CPU, 1).batch(0, 8).float()
+    noise = made[:, 0] - made[:, 1]
+    deviation = noise.std(dim=(1, 2, 3, 4))
+    assert deviation.max() < 9
+    assert deviation.max() > 2
+    frames = noise.flatten(2)
+    loud = frames[deviation > 2]
+    correlation = (loud[:, 0] * loud[:, 1]).mean(1) / loud.var((1, 2))
+    assert correlation.abs().max() < 0.1
+
+
+def test_more_numbers_than_the_table_has(
+    photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batched, "_NORMALS", 5000)
+    made = Synthesiser(still(noise=8.0), photos, CPU, 1).batch(0, 4).float()
+    assert (made[:, 0] - made[:, 1]).std() > 1
+
+
+# ------------------------------------------------------------------------------------- the parts
+
+
+def test_paths_are_as_the_reference_draws_them() -> None:
+    """Extent and turning of paths whose mean step is 1 and whose middle is the origin."""
+    steps = np.full(300, 120, dtype=np.int64)
+    many = particle_paths(np.random.default_rng(1), steps, 4)
+    rng = np.random.default_rng(2)
+    single = [particle_path(rng, 120, 4) for _ in range(300)]
+
+    def extent(path: NDArray[np.float64]) -> float:
+        return float(np.log(np.linalg.norm(np.ptp(path[:, :2], axis=0))))
+
+    def turning(path: NDArray[np.float64]) -> float:
+        step = np.diff(path[:, :2], axis=0)
+        return float((step[1:] * step[:-1]).sum(1).mean())
+
+    for path in many:
+        assert np.allclose(path[60], 0)
+        assert np.linalg.norm(np.diff(path[:, :2], axis=0), axis=1).mean() == pytest.approx(1)
+    for figure in (extent, turning):
+        assert ks_2samp([figure(p) for p in many], [figure(p) for p in single]).pvalue > 0.01
+
+
+def test_shorter_paths_beside_longer_ones() -> None:
+    paths = particle_paths(np.random.default_rng(1), np.asarray([30, 90]), 2)
+    assert np.linalg.norm(np.diff(paths[0, :30], axis=0), axis=1).mean() == pytest.approx(1)
+    assert np.allclose(paths[0, 15], 0)
+
+
+@pytest.mark.parametrize(("count", "size"), [(137, 60), (64, 64), (65, 64), (200, 70)])
+def test_both_ways_to_reduce(count: int, size: int) -> None:
+    numbers = torch.Generator().manual_seed(count)
+    square = torch.randint(0, 256, (1, 3, count, count), dtype=torch.uint8, generator=numbers)
+    by_pillow, by_matrices = reduce_on_host(square, size), reduce_by_matrices(square, size)
+    difference = (by_pillow.int() - by_matrices.int()).abs()
+    assert difference.max() <= 1
+    assert difference.float().mean() < 0.01
+
+
+def pictures(count: int, height: int, width: int) -> Tensor:
+    numbers = np.random.default_rng(4)
+    small = numbers.random((count, 3, height // 4 + 1, width // 4 + 1))
+    x = np.kron(small, np.ones((1, 1, 4, 4)))[..., :height, :width] * 255
+    return torch.from_numpy(np.round(x)).float()
+
+
+@pytest.mark.parametrize("quality", [30, 60, 80, 97])
+@pytest.mark.parametrize("size", [(48, 64), (42, 36)])
+def test_jpeg_is_what_libjpeg_makes_of_it(quality: int, size: tuple[int, int]) -> None:
+    x = pictures(3, *size)
+    ours = jpeg(x, quality)
+    for picture, found in zip(x, ours, strict=True):
+        buffer = io.BytesIO()
+        pixels = picture.permute(1, 2, 0).to(torch.uint8).numpy()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=2)
+        theirs = np.asarray(Image.open(buffer).convert("RGB")).astype(np.float32)
+        loss = rms(theirs - pixels)
+        assert rms(found.permute(1, 2, 0).numpy() - theirs) < 0.2 * loss + 1.0
+        assert rms(found.permute(1, 2, 0).numpy() - pixels) == pytest.approx(loss, rel=0.1)
+
+
+def rms(x: NDArray[Any]) -> float:
+    return float(np.sqrt((x.astype(np.float64) ** 2).mean()))
+
+
+def test_a_layer_lies_within_its_box() -> None:
+    """What a blob's box leaves out, the blob does not reach."""
+    rng = np.random.default_rng(6)
+    synthesiser = Synthesiser(CONFIG, [], CPU, 0)
+    size, patch = 40, 104
+    seen = 0
+    for _ in range(60):
+        mask, reach = synthesiser._blob(rng, patch)
+        path = particle_path(rng, 9, 4) * rng.uniform(0.5, 8)
+        matrices = batched._matrices(path, size, rng)
+        whole = batched._view(
+            mask[None], torch.from_numpy(matrices)[None] * (size / patch), (0, 0, size, size), size
+        )
+        reached = torch.nonzero(whole[0, 0].amax(0) > 0)
+        box = batched._box(matrices[None], [reach], size, patch)
+        if not len(reached):
+            continue
+        seen += 1
+        assert box is not None
+        top, left, bottom, right = box
+        assert inside(reached[:, 0], top, bottom)
+        assert inside(reached[:, 1], left, right)
+    assert seen > 20
+
+
+def inside(at: Tensor, low: int, high: int) -> bool:
+    return bool((at >= low).all() and (at < high).all())

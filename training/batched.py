@@ -1,0 +1,515 @@
+"""The synthesis of :mod:`training.synthesis` for many sequences at once, on any device.
+
+The same distribution, other draws: what is drawn (photographs, paths, layers, speeds) is drawn on
+the host by numpy, everything that touches pixels is torch on the device. Differences, all of which
+``tests/test_batched_synthesis.py`` holds to be small:
+
+- An exposure is integrated at as many points as its length needs (at least three, one every 1.5
+  pixels of path), and not at all of its ``tau`` sub-frames where those are closer.
+- JPEG is done without its entropy coding, which loses nothing.
+- Layers are moved within the box that they can reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.synthesis import SynthesisConfig, to_encoded, to_linear
+
+FloatArray = NDArray[np.float64]
+
+_MARGIN_STEP = 32  # patches come in few sizes, so that many sequences can be moved together
+_SPACING = 1.5  # pixels of path between the points of an exposure
+_NORMALS = 1 << 22  # noise is taken from as many normal numbers, from a random place on
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What was drawn for a sequence.
+
+    Attributes:
+        number: in its batch.
+        patch: height and width of its patches, pixels.
+        points: at which an exposure is integrated.
+        exposures: that are different; the others repeat the last.
+        camera, layers: sampling matrices, (exposures * points, 2, 3) each.
+        is_linear: averaged in linear light.
+        boost: factor on highlights.
+    """
+
+    number: int
+    patch: int
+    points: int
+    exposures: int
+    camera: NDArray[np.float32]
+    layers: tuple[NDArray[np.float32], ...]
+    is_linear: bool
+    boost: float
+
+    @property
+    def group(self) -> tuple[int, int, int]:
+        """Sequences that agree in this can be moved together."""
+        return self.patch, self.points, self.exposures
+
+
+class Synthesiser:
+    """Draws batches of sequences on a device.
+
+    Args:
+        config: what to draw.
+        photos: sharp photographs.
+        device: where pixels are computed. Photographs are kept there once they were used.
+        seed: of every draw.
+    """
+
+    def __init__(
+        self, config: SynthesisConfig, photos: Sequence[Path], device: torch.device, seed: int
+    ) -> None:
+        self._config, self._photos, self._device, self._seed = config, list(photos), device, seed
+        self._is_cpu = device.type == "cpu"
+        self._photo = lru_cache(maxsize=len(self._photos))(self._load)
+        generator = torch.Generator(device).manual_seed(seed)
+        self._normal = torch.randn(_NORMALS, generator=generator, device=device)
+
+    def _load(self, path: Path) -> Tensor:
+        with Image.open(path) as image:
+            pixels = torch.from_numpy(np.array(image.convert("RGB")))
+        pixels = pixels.permute(2, 0, 1)[None].to(self._device)
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def batch(self, index: int, count: int) -> Tensor:
+        """Make the sequences of a batch: a function of (seed, index, count) and the device's kind.
+
+        Returns:
+            (count, 2, frames, size, size, 3) uint8 on the device: blurred, then sharp.
+        """
+        config = self._config
+        rng = np.random.default_rng([self._seed, 2, index])
+        plans = sorted(self._draw(rng, count), key=lambda p: p.group)
+        shape = (count, 2, config.frames, config.size, config.size, 3)
+        out = torch.empty(shape, dtype=torch.uint8, device=self._device)
+        # Together on a GPU; one by one on a processor, where what fits its cache is fastest.
+        for _, members in groupby(plans, lambda p: (p.group, p.number if self._is_cpu else 0)):
+            group = list(members)
+            made = self._take(self._expose(group, rng), rng)
+            for plan, sequence in zip(group, made, strict=True):
+                out[plan.number] = sequence.permute(0, 1, 3, 4, 2)
+        return out
+
+    # ------------------------------------------------------------------ what is drawn
+
+    def _draw(self, rng: np.random.Generator, count: int) -> Iterator[_Plan]:
+        config, size = self._config, self._config.size
+        tau = rng.choice(config.taus, count)
+        period = rng.integers(tau, 2 * tau)
+        still = rng.random(count) < config.still_share
+        frozen = ~still & (rng.random(count) < config.frozen_share)
+        slowest, fastest = np.log(config.min_speed), np.log(config.max_speed)
+        speed = np.exp(rng.uniform(slowest, fastest, count))
+        speed[still] = 0.0
+        linear = rng.random(count) < config.linear_share
+        boosted = rng.random(count) < config.saturation_share
+        boost = np.where(boosted, rng.uniform(1.3, 2.5, count), 1.0)
+        layers = np.where(still, 0, rng.integers(config.layers + 1, size=count))
+        steps = period * (config.frames - 1) + tau
+        paths = particle_paths(rng, np.repeat(steps, config.layers + 1), 4)
+        for i in range(count):
+            path = paths[i * (config.layers + 1) :]
+            scale = speed[i] / period[i]
+            length = speed[i] * tau[i] / period[i]
+            points = int(np.clip(int(length / _SPACING) // 2 * 2 + 1, min(3, tau[i]), tau[i]))
+            points, exposures = (1, 1) if still[i] else (points, 1 if frozen[i] else config.frames)
+            # The middles of as many equal parts of each exposure.
+            within = (np.arange(points) + 0.5) * tau[i] / points - 0.5
+            times = (np.arange(exposures)[:, None] * period[i] + within).ravel()
+            camera = _matrices(_at(path[0, : steps[i]], times) * scale, size, rng)
+            moved = []
+            for j in range(layers[i]):
+                own = np.exp(rng.uniform(np.log(0.3), np.log(2.0))) * scale
+                m = _matrices(_at(path[1 + j, : steps[i]], times) * own, size, rng)
+                m[:, :, 2] += camera[:, :, 2] * rng.uniform(0.0, 1.0)
+                moved.append(m)
+            margin = -(-int(min(160, 24 + speed[i] * 4)) // _MARGIN_STEP) * _MARGIN_STEP
+            yield _Plan(
+                number=i,
+                patch=size + 2 * margin,
+                points=points,
+                exposures=exposures,
+                camera=camera,
+                layers=tuple(moved),
+                is_linear=bool(linear[i]),
+                boost=float(boost[i]),
+            )
+
+    def _patches(
+        self, rng: np.random.Generator, size: int, linear: Sequence[bool], boost: Sequence[float]
+    ) -> Tensor:
+        """Sharp squares of photographs, reduced at random, as the light that is averaged.
+
+        Args:
+            rng: what draws.
+            size: height and width, pixels.
+            linear, boost: whether in linear light, and the factor on highlights, of each.
+
+        Returns:
+            (n, 3, size, size) float32, 0..1 but for highlights.
+        """
+        count = len(linear)
+        patches = torch.cat([self._patch(rng, size) for _ in range(count)])
+        sharpness = laplacian_variances(patches).tolist()
+        for i in range(count):
+            for _ in range(11):
+                if sharpness[i] >= self._config.min_sharpness:
+                    break
+                other = self._patch(rng, size)
+                if (found := laplacian_variances(other).item()) > sharpness[i]:
+                    sharpness[i], patches[i] = found, other[0]
+        # All that happens to a value before it is averaged, for the 256 that there are.
+        curves = torch.linspace(0, 1, 256).repeat(count, 1)
+        for i in range(count):
+            if rng.random() < 0.3:  # other contrast and exposure
+                gain, gamma = rng.uniform(0.5, 1.2), rng.uniform(0.7, 1.5)
+                curves[i] = (curves[i].clamp(min=1e-4) ** gamma * gain).clamp(0, 1)
+            curves[i] = to_linear(curves[i]) if linear[i] else curves[i]
+            curves[i] = torch.where(curves[i] > 0.75, curves[i] * boost[i], curves[i])
+        curves = curves.to(self._device)
+        return torch.stack([c[p.int()] for c, p in zip(curves, patches, strict=True)])
+
+    def _patch(self, rng: np.random.Generator, size: int) -> Tensor:
+        photo = self._photo(self._photos[int(rng.integers(len(self._photos)))])
+        height, width = photo.shape[-2:]
+        most = min(height, width) / size
+        factor = float(np.exp(rng.uniform(0.0, np.log(max(min(most, 3.0), 1.0)))))
+        side = min(round(size * factor), height, width)
+        y, x = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+        square = photo[..., y : y + side, x : x + side]
+        small = (reduce_on_host if self._is_cpu else reduce_by_matrices)(square, size)
+        small = torch.rot90(small, int(rng.integers(4)), (2, 3))
+        return small.flip(3) if rng.random() < 0.5 else small
+
+    # ------------------------------------------------------------------ what is exposed
+
+    def _expose(self, group: list[_Plan], rng: np.random.Generator) -> Tensor:
+        """Average and middle of each exposure, (group, 2, exposures, 3, size, size) in 0..1."""
+        size, patch, points = self._config.size, group[0].patch, group[0].points
+        exposures, count = group[0].exposures, len(group)
+        linear, boost = [p.is_linear for p in group], [p.boost for p in group]
+        background = self._patches(rng, patch, linear, boost)
+        camera = self._tensor(np.stack([p.camera for p in group])) * (size / patch)
+        slots = []
+        for j in range(max(len(p.layers) for p in group)):
+            members = [i for i, p in enumerate(group) if len(p.layers) > j]
+            own = [linear[i] for i in members], [boost[i] for i in members]
+            texture = self._patches(rng, patch, *own)
+            masks, reaches = zip(*(self._blob(rng, patch) for _ in members), strict=True)
+            picture = torch.cat((texture, torch.stack(masks)), dim=1)
+            moved = np.stack([group[i].layers[j] for i in members])
+            who = slice(None) if len(members) == count else torch.tensor(members)
+            slots.append((who, picture, moved, reaches))
+
+        out = torch.empty((count, 2, exposures, 3, size, size), device=self._device)
+        # One exposure at a time on a processor, for its cache and the layers' boxes.
+        span = 1 if self._is_cpu else exposures
+        for first in range(0, exposures, span):
+            now = slice(first * points, (first + span) * points)
+            stack = _view(background, camera[:, now], (0, 0, size, size), size)
+            for who, picture, moved, reaches in slots:
+                box = _box(moved[:, now], reaches, size, patch)
+                if box is None:
+                    continue
+                y0, x0, y1, x1 = box
+                matrices = self._tensor(moved[:, now]) * (size / patch)
+                layer = _view(picture, matrices, box, size)
+                under = stack[who, :, :, y0:y1, x0:x1]
+                stack[who, :, :, y0:y1, x0:x1] = torch.lerp(under, layer[:, :3], layer[:, 3:])
+            stack = stack.unflatten(2, (span, points))  # type: ignore[no-untyped-call]
+            # The highlights clip in the camera: after the average, not before it.
+            pair = torch.stack((stack.mean(3), stack[:, :, :, points // 2]), 1).clamp_(0, 1)
+            for i in np.flatnonzero(linear):
+                pair[i] = to_encoded(pair[i])
+            out[:, :, first : first + span] = pair.transpose(2, 3)
+        return out
+
+    def _blob(self, rng: np.random.Generator, size: int) -> tuple[Tensor, tuple[float, ...]]:
+        """A blob with a one-pixel soft edge, (1, size, size) in 0..1; its box: x, y, half sizes."""
+        cx, cy = rng.uniform(0.25, 0.75, 2) * size
+        radius = rng.uniform(0.06, 0.28) * size
+        waves = [(k, rng.uniform(-0.25, 0.25), rng.uniform(0, 2 * np.pi)) for k in range(2, 6)]
+        flat = rng.uniform(0.5, 2.0)
+        axis = torch.arange(size, device=self._device, dtype=torch.float32)
+        dx, dy = (axis - cx)[None], (axis - cy)[:, None]
+        angle = torch.atan2(dy, dx)
+        edge = 1 + sum(a * torch.cos(k * angle + phase) for k, a, phase in waves)
+        mask = (radius * edge - torch.hypot(dx, dy * flat) + 0.5).clamp_(0, 1)
+        most = radius * (1 + sum(abs(a) for _, a, _ in waves)) + 2
+        return mask[None], (cx, cy, most, most / flat)
+
+    # ------------------------------------------------------------------ what the camera makes of it
+
+    def _take(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """Noise, 8 bits and compression.
+
+        Args:
+            x: (n, 2, exposures, 3, size, size), 0..1.
+            rng: what draws.
+
+        Returns:
+            (n, 2, frames, 3, size, size), whole numbers 0..255.
+        """
+        config, count = self._config, len(x)
+        frames = config.frames
+        sharp = x[:, 1].mul(255).round_().expand(-1, frames, -1, -1, -1)
+        blurred = x[:, 0].expand(-1, frames, -1, -1, -1)
+        if config.noise > 0:
+            sigma = self._column(config.noise * rng.random(count) ** 2 / 255)
+            shot = self._column(rng.uniform(0, 1e-4, count))
+            size = blurred[0].numel()
+            starts = rng.integers(_NORMALS - size % _NORMALS, size=count)
+            normal = torch.stack([self._normals(int(s), size) for s in starts]).view_as(blurred)
+            deviation = torch.addcmul(sigma**2, shot, blurred).sqrt_()
+            blurred = torch.addcmul(blurred, normal, deviation)
+        blurred = blurred.clamp(0, 1).mul_(255).round_()
+        for i in np.flatnonzero(rng.random(count) < config.compression_share):
+            blurred[i] = jpeg(blurred[i], int(rng.integers(60, 98)))
+        return torch.stack((blurred, sharp), dim=1)
+
+    def _normals(self, start: int, count: int) -> Tensor:
+        """Normal numbers from a place of the table on, and from its beginning again."""
+        times = -(-(start + count) // _NORMALS)
+        whole = self._normal if times == 1 else self._normal.repeat(times)
+        return whole[start : start + count]
+
+    def _tensor(self, x: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x)).to(self._device)
+
+    def _column(self, x: Sequence[float] | NDArray[np.float64]) -> Tensor:
+        """One number a sequence, to go with (sequences, frames, 3, height, width)."""
+        return torch.tensor(x, dtype=torch.float32, device=self._device).view(-1, 1, 1, 1, 1)
+
+
+def reduce_on_host(square: Tensor, size: int) -> Tensor:
+    """Reduce a picture by Pillow's Lanczos filter.
+
+    Args:
+        square: (1, 3, n, n) uint8, on the host.
+        size: m, at most n, pixels.
+
+    Returns:
+        (1, 3, m, m) uint8.
+    """
+    pixels = square[0].permute(1, 2, 0).numpy()
+    small = Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]
+
+
+def reduce_by_matrices(square: Tensor, size: int) -> Tensor:
+    """The same on any device, as two products of matrices."""
+    weights = _lanczos(square.shape[-1], size).to(square.device)
+    across = (square.float() @ weights.T).round_().clamp_(0, 255)  # Pillow rounds in between
+    return (weights @ across).round_().clamp_(0, 255).to(torch.uint8)
+
+
+@lru_cache(maxsize=64)
+def _lanczos(count: int, size: int) -> Tensor:
+    """Weights of ``count`` samples in each of ``size``, (size, count); three lobes."""
+    scale = max(count / size, 1.0)
+    centres = (torch.arange(size)[:, None] + 0.5) * (count / size)
+    distance = (torch.arange(count) + 0.5 - centres) / scale
+    weights = torch.sinc(distance) * torch.sinc(distance / 3) * (distance.abs() < 3)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def particle_paths(
+    rng: np.random.Generator, steps: NDArray[np.int64], dimensions: int
+) -> FloatArray:
+    """Many paths as :func:`training.synthesis.particle_path` draws one.
+
+    Args:
+        rng: what draws.
+        steps: of each path.
+        dimensions: of the space.
+
+    Returns:
+        (paths, longest, dimensions); of each path the first ``steps`` are its own.
+    """
+    count, longest = len(steps), int(steps.max())
+    inertia = 1.0 - 10 ** rng.uniform(-2.6, -0.9, (count, 1))
+    pull = 10 ** rng.uniform(-4.0, -2.0, (count, 1))
+    reversal = rng.uniform(0, 0.02, count)
+    kick = np.sqrt(1 - inertia**2)
+    position = np.zeros((count, dimensions))
+    velocity = rng.normal(size=(count, dimensions))
+    velocity /= np.linalg.norm(velocity, axis=1, keepdims=True) + 1e-9
+    turns = rng.random((longest, count)) < reversal
+    normals = rng.normal(size=(longest, count, dimensions))
+    path = np.empty((longest, count, dimensions))
+    for i in range(longest):
+        if turns[i].any():
+            n = int(turns[i].sum())
+            velocity[turns[i]] = -velocity[turns[i]] + 0.5 * rng.normal(size=(n, dimensions))
+        velocity = inertia * velocity + kick * normals[i] - pull * position
+        position = position + velocity
+        path[i] = position
+    moved = np.linalg.norm(np.diff(path[:, :, :2], axis=0), axis=2)
+    counted = np.arange(1, longest)[:, None] < steps
+    length = (moved * counted).sum(0) / np.maximum(counted.sum(0), 1)
+    middle = path[steps // 2, np.arange(count)]
+    scaled: FloatArray = (path - middle) / np.maximum(length, 1e-9)[:, None]
+    return scaled.transpose(1, 0, 2)
+
+
+def _at(path: FloatArray, times: FloatArray) -> FloatArray:
+    """A path between its steps, (times, dimensions)."""
+    before = np.clip(np.floor(times).astype(int), 0, max(len(path) - 2, 0))
+    after = np.minimum(before + 1, len(path) - 1)
+    weight = (times - before)[:, None]
+    found: FloatArray = path[before] * (1 - weight) + path[after] * weight
+    return found
+
+
+def _matrices(path: FloatArray, size: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Sampling matrices, (points, 2, 3); see :func:`training.synthesis._affine`."""
+    angle = path[:, 2] / size * rng.uniform(0.0, 1.2)
+    zoom = np.exp(path[:, 3] / size * rng.uniform(0.0, 0.6))
+    cos, sin = np.cos(angle) * zoom, np.sin(angle) * zoom
+    rows = [[cos, -sin, path[:, 0] * 2 / size], [sin, cos, path[:, 1] * 2 / size]]
+    return np.ascontiguousarray(np.asarray(rows, dtype=np.float32).transpose(2, 0, 1))
+
+
+def _box(
+    matrices: NDArray[np.float32], reaches: Sequence[tuple[float, ...]], size: int, patch: int
+) -> tuple[int, int, int, int] | None:
+    """Where blobs can be seen at any of the points: top, left, bottom, right; None: nowhere.
+
+    Args:
+        matrices: (blobs, points, 2, 3), from the view to the patch, both -1..1 at the view's size.
+        reaches: centre and half sizes of each blob in its patch, pixels.
+        size, patch: of the view and of the patch, pixels.
+    """
+    corners = []
+    for m, (cx, cy, rx, ry) in zip(matrices.astype(np.float64), reaches, strict=True):
+        x = np.asarray([cx - rx, cx + rx, cx - rx, cx + rx])
+        y = np.asarray([cy - ry, cy - ry, cy + ry, cy + ry])
+        at = (np.stack((x, y)) + 0.5 - patch / 2) * 2 / size  # in units of half a view
+        seen = np.linalg.solve(m[:, :, :2], at - m[:, :, 2:])
+        corners.append(((seen + 1) * size - 1) / 2)
+    both = np.concatenate([c.transpose(1, 0, 2).reshape(2, -1) for c in corners], axis=1)
+    x0, y0 = np.clip(np.floor(both.min(1)), 0, size).astype(int)
+    x1, y1 = np.clip(np.ceil(both.max(1)) + 1, 0, size).astype(int)
+    return None if x1 <= x0 or y1 <= y0 else (int(y0), int(x0), int(y1), int(x1))
+
+
+def _view(pictures: Tensor, matrices: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
+    """Pictures seen through matrices, in a box of the view: (pictures, C, points, h, w), bilinear.
+
+    Args:
+        pictures: (n, C, patch, patch).
+        matrices: (n, points, 2, 3), from the view to the patch, both -1..1.
+        box: top, left, bottom, right in the view, pixels.
+        size: of the view.
+    """
+    y0, x0, y1, x1 = box
+    n, points = matrices.shape[:2]
+    axis = (torch.arange(size, device=pictures.device, dtype=torch.float32) * 2 + 1) / size - 1
+    grid = pictures.new_empty((n, points, y1 - y0, x1 - x0, 2))
+    for i in (0, 1):  # an outer sum, ten times as fast as affine_grid on a processor
+        a, b, c = (matrices[:, :, i, j, None] for j in range(3))
+        along, down = a * axis[x0:x1] + c, b * axis[y0:y1]
+        torch.add(along[:, :, None], down[:, :, :, None], out=grid[..., i])
+    seen = F.grid_sample(
+        pictures,
+        grid.flatten(1, 2),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )
+    found: Tensor = seen.unflatten(2, (points, y1 - y0))  # type: ignore[no-untyped-call]
+    return found
+
+
+def laplacian_variances(pictures: Tensor) -> Tensor:
+    """Variances of the Laplacian of (n, 3, H, W) pictures of 0..255, (n,)."""
+    weights = torch.tensor(_LUMA, device=pictures.device)
+    grey = torch.einsum("nchw,c->nhw", pictures.float(), weights)
+    middle = grey[:, 1:-1, 1:-1]
+    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+    return (around - 4 * middle).var((1, 2), correction=0)
+
+
+# ---------------------------------------------------------------------------------------- JPEG
+
+# ITU-T T.81, tables K.1 and K.2.
+_LUMINANCE = """
+16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
+18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101
+72 92 95 98 112 100 103 99
+"""
+_CHROMINANCE = """
+17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99
+99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99
+"""
+
+
+@lru_cache(maxsize=256)
+def _tables(quality: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Quantisation tables of a quality as libjpeg scales them, and the matrix of the DCT."""
+    scale = 5000 / quality if quality < 50 else 200 - 2 * quality
+    tables = []
+    for text in (_LUMINANCE, _CHROMINANCE):
+        base = torch.tensor([float(n) for n in text.split()]).view(8, 8)
+        tables.append(((base * scale + 50) / 100).floor().clamp(1, 255).to(device))
+    k, n = torch.arange(8.0)[:, None], torch.arange(8.0)
+    dct = torch.cos((2 * n + 1) * k * torch.pi / 16) / 2
+    dct[0] *= 0.5**0.5
+    return (*tables, dct.to(device))
+
+
+def _quantise(plane: Tensor, table: Tensor, dct: Tensor) -> Tensor:
+    """A plane (n, H, W) of -128..127 through 8x8 blocks; the ends are repeated to whole blocks."""
+    height, width = plane.shape[-2:]
+    x = F.pad(plane[:, None], (0, -width % 8, 0, -height % 8), mode="replicate")
+    n, _, h, w = x.shape
+    blocks = x.view(n, h // 8, 8, w // 8, 8).transpose(2, 3)
+    coefficients = torch.round(dct @ blocks @ dct.T / table) * table
+    back = (dct.T @ coefficients @ dct).transpose(2, 3).reshape(n, h, w)
+    return back[:, :height, :width]
+
+
+def jpeg(pictures: Tensor, quality: int) -> Tensor:
+    """What JPEG with 4:2:0 leaves of pictures.
+
+    Args:
+        pictures: (n, 3, H, W), whole numbers 0..255 in float32, H and W even.
+        quality: 1..100, as libjpeg counts.
+
+    Returns:
+        the same, decoded again.
+    """
+    luminance, chrominance, dct = _tables(quality, pictures.device)
+    red, green, blue = pictures.unbind(1)
+    y = (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).round_()
+    chroma = torch.stack(((blue - y) * 0.5 / (1 - _LUMA[2]), (red - y) * 0.5 / (1 - _LUMA[0])), 1)
+    half = F.avg_pool2d(chroma.round_(), 2).round_()
+    y = _quantise(y - 128, luminance, dct).add_(128).round_().clamp_(0, 255)
+    small = _quantise(half.flatten(0, 1), chrominance, dct).round_().clamp_(-128, 127)
+    # libjpeg's "fancy" upsampling is linear interpolation between the middles of pixels.
+    full = F.interpolate(small[:, None], scale_factor=2, mode="bilinear", align_corners=False)
+    cb, cr = full.view(*chroma.shape).unbind(1)
+    kr, kg, kb = _LUMA
+    red = y + 2 * (1 - kr) * cr
+    blue = y + 2 * (1 - kb) * cb
+    green = y - (2 * (1 - kr) * kr / kg) * cr - (2 * (1 - kb) * kb / kg) * cb
+    return torch.stack((red, green, blue), 1).round_().clamp_(0, 255)
