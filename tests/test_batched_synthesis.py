@@ -138,8 +138,8 @@ def test_more_numbers_than_the_table_has(
 
 def test_paths_are_as_the_reference_draws_them() -> None:
     """Extent and turning of paths whose mean step is 1 and whose middle is the origin."""
-    steps = np.full(300, 120)
-    many = particle_paths(np.random.default_rng(1), steps.astype(np.int64), 4)
+    steps = np.full(300, 120, dtype=np.int64)
+    many = particle_paths(np.random.default_rng(1), steps, 4)
     rng = np.random.default_rng(2)
     single = [particle_path(rng, 120, 4) for _ in range(300)]
 
@@ -158,7 +158,7 @@ def test_paths_are_as_the_reference_draws_them() -> None:
 
 
 def test_shorter_paths_beside_longer_ones() -> None:
-    paths = particle_paths(np.random.default_rng(1), np.asarray([30, 90]), 2)
+    paths = particle_paths(np.random.default_rng(1), np.asarray([30, 90], dtype=np.int64), 2)
     assert np.linalg.norm(np.diff(paths[0, :30], axis=0), axis=1).mean() == pytest.approx(1)
     assert np.allclose(paths[0, 15], 0)
 
