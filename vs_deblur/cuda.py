@@ -7,6 +7,7 @@ tested where there is no GPU.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ class Transfers:
         count = sum(p.size for p in planes)
         staged = torch.empty(count, dtype=sample_type(fmt), pin_memory=self._is_cuda)
         for own, plane in zip(unpack(staged, fmt, height, width), planes, strict=True):
-            np.copyto(own.numpy(), plane, casting="no")
+            np.copyto(own.numpy(), plane, casting="unsafe")  # hosts may hold 10 bits in int16
         if not self._is_cuda:
             return staged
         current = torch.cuda.current_stream(self._device)
@@ -80,7 +81,8 @@ class Transfers:
             for own, tensor in zip(staged, tensors, strict=True):
                 own.copy_(tensor, non_blocking=True)
                 tensor.record_stream(self._down)
-            done = self._down.record_event()
+            done = torch.cuda.Event(blocking=True)  # who waits for it does not spin
+            done.record(self._down)
 
         def wait() -> list[Tensor]:
             done.synchronize()
@@ -94,7 +96,7 @@ class Graphs:
 
     The first step of a shape runs as it is, and so chooses, compiles and loads all that it needs;
     the second is captured. When the shape changes, the graphs of the one before are let go. Where
-    a step cannot be captured, or memory is short, steps run as they are from then on.
+    a step cannot be captured, steps run as they are from then on.
 
     Args:
         device: where steps run.
@@ -104,6 +106,7 @@ class Graphs:
         self._device = device
         self._graphs: dict[tuple[Any, ...], _Graph | None] = {}
         self._is_off = device.type != "cuda"
+        self._pool: Any = None  # memory that the graphs share: no two of them run at once
 
     def __call__(self, step: Step, window: Tensor, state: State | None) -> tuple[Tensor, State]:
         """One step, always by the same function.
@@ -113,45 +116,76 @@ class Graphs:
 
         Returns:
             the sharp frame, valid until the next call, and the state, which is the caller's.
+
+        Raises:
+            torch.OutOfMemoryError: to capture takes more memory than there is; see :meth:`stop`.
         """
         if self._is_off:
             return step(window, state)
         shape = (window.shape, window.dtype)
         key = (*shape, state is None)
         if key not in self._graphs:
-            self._graphs = {k: g for k, g in self._graphs.items() if k[:2] == shape}
+            if any(k[:2] != shape for k in self._graphs):
+                self._graphs.clear()
+                self._pool = None
             self._graphs[key] = None
             return step(window, state)
-        graph = self._graphs[key]
+        graph = self._graphs[key] or self._capture(step, window, state)
         if graph is None:
-            try:
-                graph = self._graphs[key] = _Graph(step, window, state, self._device)
-            except RuntimeError as error:  # torch's out-of-memory is one
-                self._is_off = True
-                self._graphs.clear()
-                torch.cuda.empty_cache()
-                logger.warning("steps run without CUDA graphs: %s", str(error).splitlines()[0])
-                return step(window, state)
+            return step(window, state)
+        self._graphs[key] = graph
         return graph(window, state)
+
+    def _capture(self, step: Step, window: Tensor, state: State | None) -> _Graph | None:
+        try:
+            with _capturing:
+                if self._pool is None:
+                    self._pool = torch.cuda.graph_pool_handle()
+                return _Graph(step, window, state, self._device, self._pool)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # Outside the except block, where the traceback would keep the tensors alive.
+        logger.warning("steps run without CUDA graphs: %s", reason)
+        self.stop()
+        return None
+
+    def stop(self) -> bool:
+        """Run steps as they are from now on, and give the graphs' memory back.
+
+        Returns:
+            whether there was any: after an out-of-memory the same may be tried again.
+        """
+        had = any(g is not None for g in self._graphs.values()) or self._pool is not None
+        self._graphs.clear()
+        self._pool = None
+        self._is_off = True
+        return had
+
+
+_capturing = threading.Lock()  # a process captures one graph at a time
 
 
 class _Graph:
     """A step that was captured, and the tensors that it reads and writes."""
 
     def __init__(
-        self, step: Step, window: Tensor, state: State | None, device: torch.device
+        self, step: Step, window: Tensor, state: State | None, device: torch.device, pool: Any
     ) -> None:
         self._window = window.clone()
         self._state = None if state is None else tuple(s.clone() for s in state)
-        # Once on another stream first: libraries keep a workspace for each.
+        # Once on the stream of the capture: libraries keep a workspace for each.
         side, current = _stream(device), torch.cuda.current_stream(device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
             step(self._window, self._state)
         current.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads may go on using the device meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        # The stream is named: torch's own one for captures is of whichever device came first. Other
+        # threads may go on using the device meanwhile.
+        how = {"pool": pool, "stream": side, "capture_error_mode": "thread_local"}
+        with torch.cuda.device(device), torch.cuda.graph(self._graph, **how):
             self._sharp, self._following = step(self._window, self._state)
 
     def __call__(self, window: Tensor, state: State | None) -> tuple[Tensor, State]:

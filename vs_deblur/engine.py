@@ -34,7 +34,7 @@ from vs_deblur.tiling import (
 from vs_deblur.timeline import Output, Plan, stream
 from vs_deblur.weights import load
 from vs_deblur_kernels._compile import KernelError
-from vs_deblur_kernels.dispatch import require
+from vs_deblur_kernels.dispatch import UnknownModeError, require
 from vs_deblur_kernels.pixels import PixelFormat
 from vs_deblur_kernels.planes import add, stack, unpack
 from vs_deblur_kernels.reference import add_rgb, pad_to, to_rgb
@@ -147,7 +147,7 @@ def choose_device(device: str) -> torch.device:
         DeviceError: a device that this machine does not have.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
@@ -157,6 +157,9 @@ def choose_device(device: str) -> torch.device:
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         what = "no CUDA device here" if chosen.index is None else f"no CUDA device {chosen.index}"
         raise DeviceError(what, None, "use --device cpu (device='cpu')")
+    if chosen.type == "cuda" and chosen.index is None:
+        # The number now: "cuda" alone means another device in a thread that chose another.
+        return torch.device("cuda", torch.cuda.current_device())
     return chosen
 
 
@@ -171,7 +174,9 @@ def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
     if precision != "auto":
         return precision, "asked for"
     if device.type == "cuda":
-        if torch.cuda.get_device_capability(device) < (7, 0):
+        # The GTX 16 series has the capability of cards with tensor cores, and none.
+        older = torch.cuda.get_device_capability(device) < (7, 0)
+        if older or "GTX 16" in torch.cuda.get_device_name(device):
             return "fp32", "a CUDA device without tensor cores"
         return "fp16", "CUDA device"
     if bf16_is_fast():
@@ -188,13 +193,13 @@ def check_kernels(device: torch.device) -> None:
     """
     try:
         require(device)
-    except ValueError as error:
+    except UnknownModeError as error:
         raise UsageError(str(error)) from error
     except KernelError as error:
         raise DeviceError(str(error), str(device), KERNELS_ADVICE) from error
 
 
-KERNELS_ADVICE = "install vs-deblur[cuda], or use VS_DEBLUR_KERNELS=auto"
+KERNELS_ADVICE = "use VS_DEBLUR_KERNELS=reference to do without kernels"
 
 
 def memory_budget(device: torch.device) -> float:
@@ -299,8 +304,8 @@ class Deblurrer:
         self._told = False  # that the parts of a picture differ from the whole
         # One step at a time: hosts may call from many threads, the memory budget is for one.
         self._lock = threading.Lock()
-        # A GPU takes frames in their own format and converts them itself, as the network sees them:
-        # float16 has steps finer than those of pixels, bfloat16 has not.
+        # A GPU takes frames in their own format and converts them itself. The network sees them in
+        # float16, an eighth of a step of 8 bits, or in float32, as bfloat16 is too coarse.
         self._transfers = Transfers(self.device) if self.device.type == "cuda" else None
         self._seen = torch.float16 if self.precision == "fp16" else torch.float32
         self._steps = Graphs(self.device)
@@ -376,9 +381,7 @@ class Deblurrer:
         with self._lock, self._errors():
             x, bad = self._window(window)
             sharp, state = self._run(x, state)
-            if self._transfers is None:
-                self._check_finite(*state)
-            return self._finished(window[self.spec.look_behind], sharp, bad), state
+            return self._finished(window[self.spec.look_behind], sharp, bad, state), state
 
     def _window(self, frames: Sequence[Prepared]) -> tuple[Tensor, Tensor | None]:
         """What the network sees, and on a GPU a flag: was a sample of the middle not finite?"""
@@ -386,32 +389,52 @@ class Deblurrer:
         if isinstance(middle, Converted):
             seen = [f.rgb for f in frames if isinstance(f, Converted)]
             return torch.cat(seen, dim=1) if len(seen) > 1 else seen[0], None
-        packed = [f.frame for f in frames if isinstance(f, Resident)]
+        resident = [f for f in frames if isinstance(f, Resident)]
         assert isinstance(middle, Resident)
         size = (middle.height, middle.width)
-        x, bad = stack(packed, middle.fmt, *size, self._padded(*size), self._seen)
+        how = (*size, self._padded(*size), self._seen)
+        if all(f.fmt == middle.fmt for f in resident):
+            x, bad = stack([f.frame for f in resident], middle.fmt, *how)
+        else:  # e.g. a splice of clips with different matrices
+            each = [stack([f.frame], f.fmt, *how) for f in resident]
+            x = torch.cat([part for part, _ in each], dim=1)
+            x, bad = (
+                x.contiguous(memory_format=torch.channels_last),
+                torch.cat([b for _, b in each]),
+            )
         return x, bad[self.spec.look_behind :][:1]
 
-    def _finished(self, frame: Prepared, sharp: Tensor, bad: Tensor | None) -> Frame:
-        """Bring what the network changed into the frame's own format."""
+    def _finished(
+        self, frame: Prepared, sharp: Tensor, bad: Tensor | None, state: State = ()
+    ) -> Frame:
+        """Bring what the network changed into the frame's own format.
+
+        Args:
+            frame: the frame in the middle.
+            sharp: what the network made of it.
+            bad: on a GPU, whether a sample of the frame was not finite.
+            state: what the network will remember, which must be finite as well.
+        """
         if isinstance(frame, Resident):
             assert self._transfers is not None
             assert bad is not None
             what = (frame.frame, frame.fmt, frame.height, frame.width)
             after, wrong = add(*what, sharp, self.strength, self._seen)
-            arriving = self._transfers.download(after, bad, wrong)
+            # The largest value of a tensor is finite if all are: one pass, and one number.
+            largest = [torch.linalg.vector_norm(s, torch.inf, dtype=torch.float32) for s in state]
+            arriving = self._transfers.download(after, bad, wrong, *largest)
 
             def wait() -> tuple[list[Plane], bool]:
                 with self._errors():
-                    arrived, non_finite, not_finite = arriving()
-                    if not_finite.item():
+                    arrived, non_finite, not_finite, *most = arriving()
+                    if not_finite.item() or not all(bool(torch.isfinite(m)) for m in most):
                         self._raise_not_finite()
                 planes = unpack(arrived, frame.fmt, frame.height, frame.width)
                 return [p.numpy() for p in planes], bool(non_finite.item())
 
             return Frame(wait)
         assert isinstance(frame, Converted)
-        self._check_finite(sharp)
+        self._check_finite(sharp, *state)
         height, width = frame.planes[0].shape
         change = sharp.float().clamp(0.0, 1.0)[..., :height, :width]
         change = change.sub_(frame.rgb[..., :height, :width]).mul_(self.strength)
@@ -599,8 +622,10 @@ class Deblurrer:
                 with self._fixed_algorithms():
                     if tile is None:
                         step = partial(step_of, self.network)
-                        sharp, following = self._steps(step, x, state)
-                        if progress is not None:
+                        if progress is None:
+                            sharp, following = self._steps(step, x, state)
+                        else:  # a picture: seldom a second one of its size
+                            sharp, following = step(x, state)
                             progress(1, 1)
                     elif self.spec.tile_overlap is None:
                         sharp, following = self._step_in_tiles(x, state, tile, progress)
@@ -611,6 +636,9 @@ class Deblurrer:
                 if not is_out_of_memory(error):
                     raise
             # Outside the except block, where the traceback would keep the tensors alive.
+            if self._steps.stop():  # graphs hold memory of their own
+                torch.cuda.empty_cache()
+                continue
             self._shrink(max(height, width), tile)
 
     def _least_tile(self) -> int:

@@ -129,7 +129,7 @@ def compile_cubin(kernel: Kernel, architecture: str, *, verbose: bool = False) -
     try:
         from cupy.cuda import nvrtc
     except ImportError as error:
-        raise KernelError(f"CuPy cannot be imported: {_first_line(error)}") from error
+        raise KernelError(f"CuPy cannot be imported: {first_line(error)}") from error
     options = [f"-arch={architecture}", "-std=c++17", "-lineinfo", *kernel.options]
     options += ["--ptxas-options=-v"] if verbose else []
     headers = [(HERE / name).read_bytes() for name in HEADERS]
@@ -137,12 +137,12 @@ def compile_cubin(kernel: Kernel, architecture: str, *, verbose: bool = False) -
     try:
         program = nvrtc.createProgram(kernel.text, f"{kernel.source}.cu", headers, names)
     except Exception as error:  # the library is loaded here
-        raise KernelError(f"NVRTC cannot be loaded: {_first_line(error)}") from error
+        raise KernelError(f"NVRTC cannot be loaded: {first_line(error)}") from error
     try:
         nvrtc.compileProgram(program, options)
         return nvrtc.getCUBIN(program), nvrtc.getProgramLog(program)
     except nvrtc.NVRTCError as error:
-        log = nvrtc.getProgramLog(program).strip() or _first_line(error)
+        log = nvrtc.getProgramLog(program).strip() or first_line(error)
         raise KernelError(
             f"{kernel.source}.cu does not compile for {architecture}: {log}"
         ) from error
@@ -161,7 +161,7 @@ def compiler_version() -> tuple[int, int]:
 
         major, minor = nvrtc.getVersion()
     except Exception as error:
-        raise KernelError(f"NVRTC cannot be loaded: {_first_line(error)}") from error
+        raise KernelError(f"NVRTC cannot be loaded: {first_line(error)}") from error
     return int(major), int(minor)
 
 
@@ -240,7 +240,21 @@ def cached_cubin(kernel: Kernel, architecture: str, folder: Path | None = None) 
 # -------------------------------------------------------------------------------------- launching
 
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_MOST_SHARED = 97  # cudaDevAttrMaxSharedMemoryPerBlockOptin
 _WITHOUT_ASKING = 48 << 10  # bytes of shared memory that need no attribute
+
+
+class TorchStream:
+    """A stream of torch's as CuPy takes it (the CUDA stream protocol).
+
+    torch's own streams follow the protocol from 2.10 on.
+    """
+
+    def __init__(self, pointer: int) -> None:
+        self._pointer = pointer
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._pointer
 
 
 class CupyBackend:
@@ -257,33 +271,39 @@ class CupyBackend:
 
     def most_shared(self, device: torch.device) -> int:
         """Bytes of shared memory that one block may have."""
-        properties = torch.cuda.get_device_properties(device)
-        return int(properties.shared_memory_per_block_optin)
+        from cupy.cuda import runtime
+
+        return int(runtime.deviceGetAttribute(_MOST_SHARED, _index(device)))
 
     def launch(
         self, kernel: Kernel, grid: Grid, block: Grid, arguments: Sequence[Argument]
     ) -> None:
         """Launch a kernel on the device of its first tensor; see :class:`Backend`."""
+        from cupy.cuda import Device
+
         tensors = [a.tensor if isinstance(a, Out) else a for a in arguments]
-        device = next(t.device for t in tensors if isinstance(t, Tensor))
-        index = device.index if device.index is not None else torch.cuda.current_device()
-        with torch.cuda.device(index):
+        index = _index(next(t.device for t in tensors if isinstance(t, Tensor)))
+        with torch.cuda.device(index), Device(index):
             function = self._functions.get((kernel, index)) or self._load(kernel, index)
-            stream = self._stream(index)
             values = tuple(t.data_ptr() if isinstance(t, Tensor) else t for t in tensors)
-            function(grid, block, values, kernel.shared, stream)
+            try:
+                function(grid, block, values, kernel.shared, self._stream(index))
+            except Exception as error:
+                raise KernelError(f"{kernel.source}: {first_line(error)}") from error
 
     def _stream(self, index: int) -> Any:
         """Torch's current stream as CuPy sees it. CuPy has a current stream of its own."""
         pointer = torch.cuda.current_stream(index).cuda_stream
         found = self._streams.get((index, pointer))
         if found is None:
-            import cupy
+            from cupy.cuda import Stream
 
-            if hasattr(cupy.cuda.Stream, "from_external"):
-                found = cupy.cuda.Stream.from_external(torch.cuda.current_stream(index))
+            if hasattr(Stream, "from_external"):
+                found = Stream.from_external(TorchStream(pointer))
             else:  # before CuPy 14
-                found = cupy.cuda.ExternalStream(pointer, index)
+                from cupy.cuda import ExternalStream
+
+                found = ExternalStream(pointer, index)
             # torch's pool of streams is small and lives as long as the process.
             self._streams[index, pointer] = found
         return found
@@ -313,11 +333,16 @@ class CupyBackend:
                 raise
             except Exception as error:
                 raise KernelError(
-                    f"{kernel.source} cannot be loaded: {_first_line(error)}"
+                    f"{kernel.source} cannot be loaded: {first_line(error)}"
                 ) from error
             self._functions[kernel, index] = function
             return function
 
 
-def _first_line(error: BaseException) -> str:
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

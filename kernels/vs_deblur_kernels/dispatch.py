@@ -3,10 +3,11 @@
 ``VS_DEBLUR_KERNELS`` says:
 
 - ``auto`` (or nothing): kernels on CUDA devices where CuPy is installed and fits, for the
-  operations that are known to gain by it. Each proves itself once per process, device and type on
-  a small input against its reference; one that does not is left out, with one warning.
+  operations that are marked so. Each proves itself once per process, device and type on a small
+  input against its reference; one that does not is left out, with one warning.
 - ``reference``: torch everywhere.
-- ``cupy``: kernels for all operations, whether they gain or not; an error where that cannot be.
+- ``cupy``: kernels for all operations, wherever they take the tensors; an error where there are
+  none to be had.
 
 Kernels have no derivatives: where one is asked for, the reference runs.
 """
@@ -27,7 +28,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vs_deblur_kernels._compile import Backend, CupyBackend, KernelError, compiler_version
+from vs_deblur_kernels._compile import (
+    Backend,
+    CupyBackend,
+    KernelError,
+    compiler_version,
+    first_line,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,30 +43,35 @@ MODES: tuple[Mode, ...] = ("auto", "reference", "cupy")
 VARIABLE = "VS_DEBLUR_KERNELS"
 
 
+class UnknownModeError(KernelError):
+    """``VS_DEBLUR_KERNELS`` asks for nothing that there is."""
+
+
 def mode() -> Mode:
     """What ``VS_DEBLUR_KERNELS`` says.
 
     Raises:
-        ValueError: none of :data:`MODES`.
+        UnknownModeError: none of :data:`MODES`.
     """
     said = os.environ.get(VARIABLE) or "auto"
     if said not in MODES:
-        raise ValueError(f"{VARIABLE} must be one of {', '.join(MODES)}, not {said}")
+        raise UnknownModeError(f"{VARIABLE} must be one of {', '.join(MODES)}, not {said}")
     return said
 
 
 @cache
 def missing() -> str | None:
     """Why no kernel can be compiled here; None if they can."""
+    built_for = int((torch.version.cuda or "13").split(".")[0])
+    extra = "cuda" if built_for > 12 else f"cuda{built_for}"
     if importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed"
+        return f"CuPy is not installed (pip install vs-deblur[{extra}])"
     try:
         major, _ = compiler_version()
     except KernelError as error:
         return str(error)
-    built_for = torch.version.cuda
-    if built_for is not None and int(built_for.split(".")[0]) != major:
-        return f"CuPy is for CUDA {major}, torch for CUDA {built_for}"
+    if built_for != major:
+        return f"CuPy is for CUDA {major}, torch for {built_for} (pip install vs-deblur[{extra}])"
     return None
 
 
@@ -67,7 +79,7 @@ def require(device: torch.device) -> None:
     """See to it that what ``VS_DEBLUR_KERNELS`` asks for can be had on a device.
 
     Raises:
-        ValueError: it asks for nothing that there is.
+        UnknownModeError: it asks for nothing that there is.
         KernelError: it asks for kernels by name, and there are none for this device.
     """
     if mode() != "cupy" or _stand_in is not None:
@@ -78,23 +90,53 @@ def require(device: torch.device) -> None:
         raise KernelError(f"{VARIABLE}=cupy: {reason}")
 
 
+Check = Callable[[Backend, torch.device, torch.dtype], None]
+
+
 @dataclass(eq=False)
 class Operation:
     """Something that both a kernel and the reference can do.
 
     Attributes:
         name: that of its ``.cu`` file.
-        check: compares kernel and reference on a small input of a type on a device; raises
-            :class:`KernelError` with what is wrong.
-        automatic: whether the kernel is known to gain, and ``auto`` uses it.
+        check: launches the kernel on a small input of a type and compares it with the reference;
+            raises :class:`KernelError` with what is wrong.
+        automatic: whether ``auto`` uses the kernel.
         usual: the type that :func:`examine` tries.
+        found: what is wrong with the kernel, by device and type; None: it proved itself.
     """
 
     name: str
-    check: Callable[[torch.device, torch.dtype], None]
+    check: Check
     automatic: bool
     usual: torch.dtype = torch.float16
     found: dict[tuple[torch.device, torch.dtype], str | None] = field(default_factory=dict)
+
+    def run[R](self, launch: Callable[[Backend], R], *tensors: Tensor) -> R | None:
+        """Have the kernel compute something; None: the reference is to do it.
+
+        Args:
+            launch: launches the kernel by the backend that it is given.
+            tensors: what it reads.
+
+        Raises:
+            KernelError: kernels are asked for by name, and there are none or they fail.
+        """
+        backend = self.backend(*tensors)
+        if backend is None:
+            return None
+        try:
+            return launch(backend)
+        except KernelError as error:  # this form of it cannot be compiled or loaded
+            if mode() == "cupy":
+                raise
+            key = _placed(tensors[0].device), tensors[0].dtype
+            with _lock:
+                is_news = self.found.get(key) is None
+                self.found[key] = str(error)
+            if is_news:
+                self._warn(str(error))
+            return None
 
     def backend(self, *tensors: Tensor) -> Backend | None:
         """Who launches the kernel on these tensors; None: the reference is to run.
@@ -111,57 +153,52 @@ class Operation:
             return None
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return None
-        wrong = self._wrong(first.device, first.dtype)
+        wrong = self.wrong(first.device, first.dtype)
         if wrong is None:
             return launcher
         if wanted == "cupy":
             raise KernelError(wrong)
         return None
 
-    @staticmethod
-    def launcher(device: torch.device) -> Backend:
-        """Who launches kernels on a device, whatever is asked for.
-
-        Raises:
-            KernelError: nobody does.
-        """
+    def wrong(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """What is wrong with the kernel; None if it proved itself, now or before."""
+        device = _placed(device)
         launcher = _on(device)
-        if launcher is None:
-            raise KernelError(f"no kernels on {device}")
-        return launcher
-
-    def give_up(self, device: torch.device, dtype: torch.dtype, reason: str) -> None:
-        """Leave the kernel out from now on: it failed where its check did not look.
-
-        Raises:
-            KernelError: kernels are asked for by name.
-        """
-        reason = (reason.strip().splitlines() or ["it failed"])[0]
-        if mode() == "cupy":
-            raise KernelError(f"{self.name}: {reason}")
         with _lock:
+            if (device, dtype) in self.found:
+                return self.found[device, dtype]
+            if launcher is None:
+                return f"no kernels on {device}"
+            if launcher is _cupy:
+                if (reason := missing()) is not None:
+                    self.found[device, dtype] = reason
+                    return reason
+                if torch.cuda.is_current_stream_capturing():
+                    return f"{self.name} was not tried before a capture began"
+            reason = None
+            try:
+                with torch.no_grad():
+                    self.check(launcher, device, dtype)
+            except torch.OutOfMemoryError:
+                raise
+            except KernelError as error:
+                reason = str(error)
+            except Exception as error:  # whatever a driver or a library thinks of
+                reason = f"{type(error).__name__}: {first_line(error)}"
             self.found[device, dtype] = reason
-        self._warn(reason)
+            if reason is not None and self.automatic and mode() == "auto":
+                self._warn(reason)
+            return reason
 
     def _warn(self, reason: str) -> None:
         logger.warning("the kernel %s is left out, torch computes instead: %s", self.name, reason)
 
-    def _wrong(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """What is wrong with the kernel; None if it proved itself."""
-        with _lock:
-            if (device, dtype) in self.found:
-                return self.found[device, dtype]
-            if _on(device) is _cupy and (reason := missing()) is not None:
-                self.found[device, dtype] = reason
-                return reason
-            self.found[device, dtype] = None  # while it is checked
-            try:
-                self.check(device, dtype)
-            except KernelError as error:
-                self.found[device, dtype] = str(error)
-                if mode() == "auto":
-                    self._warn(str(error))
-            return self.found[device, dtype]
+
+def _placed(device: torch.device) -> torch.device:
+    """The device with its number."""
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 _lock = threading.RLock()
@@ -195,7 +232,7 @@ def examine(device: torch.device) -> Iterator[tuple[Operation, str | None]]:
     """Have every operation prove itself on a device; with each comes what is wrong, or None."""
     for name in OPERATIONS:
         operation: Operation = import_module(f"vs_deblur_kernels.{name}").operation
-        yield operation, operation._wrong(device, operation.usual)
+        yield operation, operation.wrong(device, operation.usual)
 
 
 def compare(name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:

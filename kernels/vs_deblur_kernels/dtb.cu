@@ -22,7 +22,8 @@ union Vector {
 
 DEVICE VALUE blend(VALUE a, VALUE h, VALUE previous, float beta) {
   const float now = to_float(h), past = to_float(previous);
-  const float w = fminf(1.f, fabsf(tanhf(to_float(a))) + beta);
+  float w = fabsf(tanhf(to_float(a))) + beta;
+  w = w > 1.f ? 1.f : w;  // not fminf, which would drop a NaN
   VALUE out;
   from_float(fmaf(w, now, (1.f - w) * past), out);
   return out;
@@ -32,7 +33,8 @@ DEVICE VALUE blend(VALUE a, VALUE h, VALUE previous, float beta) {
 KERNEL(256)
 dtb(const VALUE *a, const VALUE *h, const VALUE *previous, const BETA *beta, VALUE *out, long long count) {
   const long long thread = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-  const float b = fminf(1.f, fmaxf(0.f, to_float(*beta)));
+  float b = to_float(*beta);
+  b = b < 0.f ? 0.f : b > 1.f ? 1.f : b;
 
   const long long first = thread * VALUES;
   if (first + VALUES <= count) {

@@ -31,9 +31,10 @@ def blend(a: Tensor, h: Tensor, previous: Tensor, beta: Tensor) -> Tensor:
         and beta.dtype in TYPES
         and h.numel()
     ):
-        backend = operation.backend(h, a, previous, beta)
-        if backend is not None:
-            return launch(backend, a, h, previous, beta)
+        tensors = (h, a, previous, beta)
+        blended = operation.run(lambda b: launch(b, a, h, previous, beta), *tensors)
+        if blended is not None:
+            return blended
     return reference.blend(a, h, previous, beta)
 
 
@@ -60,14 +61,13 @@ def _laid_out_as(model: Tensor, t: Tensor) -> Tensor:
     return torch.empty_like(model).copy_(t)
 
 
-def _check(device: torch.device, dtype: torch.dtype) -> None:
+def _check(backend: Backend, device: torch.device, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(1)
     a, h, previous = (torch.randn((1, 5, 7, 9), generator=generator) for _ in range(3))
     a, h, previous = (t.to(device, dtype) for t in (a, h, previous))
     beta = torch.tensor(0.3, device=device, dtype=dtype)
     expected = reference.blend(a.double(), h.double(), previous.double(), beta.double())
-    with torch.no_grad():
-        found = blend(a, h, previous, beta)
+    found = launch(backend, a, h, previous, beta)
     compare("dtb", found, expected, 8 * torch.finfo(dtype).eps)
 
 

@@ -38,6 +38,7 @@ MOST_FRAMES = 7
 _BLOCK = 256
 _TILE = (64, 16)  # columns and rows of a block of `add`
 _MOST_SAMPLES = 1 << 31  # indices are 32 bits
+_MOST_BLOCKS = 65535  # of a grid, downwards
 
 
 def sample_type(fmt: PixelFormat) -> torch.dtype:
@@ -107,9 +108,10 @@ def stack(
         raise ValueError(f"networks see float32, float16 or bfloat16, not {dtype}")
     filter_taps(chroma)
     if len(frames) <= MOST_FRAMES and _fits(fmt, *padded):
-        backend = operation.backend(*frames)
-        if backend is not None:
-            return launch_stack(backend, frames, fmt, height, width, padded, dtype, chroma)
+        what = (frames, fmt, height, width, padded, dtype, chroma)
+        done = operation.run(lambda b: launch_stack(b, *what), *frames)
+        if done is not None:
+            return done
     values, flags = [], []
     for frame in frames:
         rgb, bad = reference.to_rgb(unpack(frame, fmt, height, width), fmt, chroma)
@@ -161,9 +163,10 @@ def add(
     filter_taps(chroma)
     sharp = sharp.float()
     if _fits(fmt, height, width):
-        backend = operation.backend(frame, sharp)
-        if backend is not None:
-            return launch_add(backend, frame, fmt, height, width, sharp, strength, dtype, chroma)
+        given = (frame, fmt, height, width, sharp, strength, dtype, chroma)
+        done = operation.run(lambda b: launch_add(b, *given), frame, sharp)
+        if done is not None:
+            return done
     planes = unpack(frame, fmt, height, width)
     seen = reference.to_rgb(planes, fmt, chroma)[0].to(dtype).float()
     sharp = sharp[..., :height, :width]
@@ -188,7 +191,8 @@ def _check_frames(frames: Sequence[Tensor], fmt: PixelFormat, height: int, width
 
 def _fits(fmt: PixelFormat, height: int, width: int) -> bool:
     """Whether the kernels take a format and a size."""
-    return max(fmt.subsampling) <= 1 and fmt.planes * height * width + _BLOCK < _MOST_SAMPLES
+    few = fmt.planes * height * width + _BLOCK < _MOST_SAMPLES
+    return max(fmt.subsampling) <= 1 and few and height <= _MOST_BLOCKS * _TILE[1]
 
 
 # --------------------------------------------------------------------------------------- launching
@@ -329,32 +333,33 @@ def launch_add(
     return out, flag
 
 
-def _check(device: torch.device, dtype: torch.dtype) -> None:
-    """Compare on 4:2:0 frames whose samples have a type."""
+def _check(backend: Backend, device: torch.device, dtype: torch.dtype) -> None:
+    """Compare on a window of 4:2:0 frames whose samples have a type, as the engine has it."""
     is_float = dtype in (torch.float16, torch.float32)
     bits = {torch.uint8: 8, torch.uint16: 10, torch.float16: 16, torch.float32: 32}[dtype]
-    fmt = PixelFormat("yuv", bits, is_float, (1, 1), chroma_location="topleft")
-    arguments = (fmt, 21, 75)
+    fmt = PixelFormat("yuv", bits, is_float, (1, 1))
+    size = (fmt, 21, 75)
     generator = torch.Generator().manual_seed(1)
     samples = sum(h * w for h, w in (fmt.plane_shape(21, 75, p) for p in range(3)))
-    numbers = torch.rand((2, samples), generator=generator)
+    numbers = torch.rand((3, samples), generator=generator)
     frames = list((numbers if is_float else numbers.mul(fmt.peak).round_()).to(dtype))
     sharp = torch.rand((1, 3, 21, 75), generator=generator)
     there = [frame.to(device) for frame in frames]
 
-    seen, flags = stack(there, *arguments, (24, 80), torch.float16, "bicubic")
-    rgb = [reference.to_rgb(unpack(f, *arguments), fmt, "bicubic")[0] for f in frames]
-    expected = reference.pad_to(torch.cat(rgb, dim=1), 24, 80)
-    compare("planes", seen.cpu(), expected, 2**-11)
-    compare("planes", flags.cpu(), torch.zeros(2), 0.0)
+    for seen_type in (torch.float16, torch.float32):
+        seen, flags = launch_stack(backend, there, *size, (24, 80), seen_type)
+        rgb = [reference.to_rgb(unpack(f, *size), fmt)[0] for f in frames]
+        expected = reference.pad_to(torch.cat(rgb, dim=1), 24, 80)
+        compare("planes", seen.cpu(), expected, 2 * torch.finfo(seen_type).eps)
+        compare("planes", flags.cpu(), torch.zeros(3), 0.0)
 
-    after, flag = add(there[0], *arguments, sharp.to(device), 1.0, torch.float16, "bicubic")
-    change = sharp - seen[:, :3, :21, :75].cpu().float()
-    expected = pack(reference.add_rgb(unpack(frames[0], *arguments), fmt, change, "bicubic"))
-    # Integers: the other side of a tie, at most.
-    tolerance = 1.0 if not is_float else 2e-3 if bits == 16 else 4e-6
-    compare("planes", after.cpu(), expected, tolerance)
-    compare("planes", flag.cpu(), torch.zeros(1), 0.0)
+        after, flag = launch_add(backend, there[1], *size, sharp.to(device), 1.0, seen_type)
+        change = sharp - seen[:, 3:6, :21, :75].cpu().float()
+        expected = pack(reference.add_rgb(unpack(frames[1], *size), fmt, change))
+        # Integers: the other side of a tie, at most.
+        tolerance = 1.0 if not is_float else 2e-3 if bits == 16 else 4e-6
+        compare("planes", after.cpu(), expected, tolerance)
+        compare("planes", flag.cpu(), torch.zeros(1), 0.0)
 
 
 operation = Operation("planes", _check, automatic=True, usual=torch.uint8)

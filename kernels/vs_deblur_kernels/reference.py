@@ -70,19 +70,20 @@ def resblock(
     return torch.relu(out) if relu else out
 
 
-def skip(y: Tensor, bias: Tensor, x: Tensor, *, relu: bool = False) -> Tensor:
-    """The end of a residual block.
+def skip(y: Tensor, bias: Tensor, x: Tensor | None, *, relu: bool = False) -> Tensor:
+    """What follows a convolution of a residual block.
 
     Args:
-        y: the second convolution without its bias, (B, C, H, W).
+        y: the convolution without its bias, (B, C, H, W).
         bias: that bias, (C,).
-        x: the block's input, (B, C, H, W).
-        relu: a ReLU after the sum.
+        x: the block's input, (B, C, H, W); None within the block.
+        relu: a ReLU at the end.
 
     Returns:
         ``y + bias + x``, (B, C, H, W).
     """
-    out = y + bias[:, None, None] + x
+    out = y + bias[:, None, None]
+    out = out if x is None else out + x
     return torch.relu(out) if relu else out
 
 

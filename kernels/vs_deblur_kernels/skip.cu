@@ -1,14 +1,15 @@
-// The end of a residual block, one pass over memory, in place:
+// What follows a convolution of a residual block, one pass over memory, in place:
 //
-//   y <- y + bias[channel] + x,      or relu of it
+//   y <- y + bias[channel] + x,      WITH_SKIP: at the end of the block
+//   y <- y + bias[channel],          else: within it
 //
-// where y is a convolution without its bias. torch takes a pass for the bias and one for the sum.
-// Both tensors are channels_last and have a multiple of VALUES channels, so that the 16 bytes which a
-// thread takes lie within a pixel and begin at a multiple of VALUES channels.
+// and with RELU its positive part; y is a convolution without its bias. torch takes a pass for the bias
+// and one for each of the others. Tensors are channels_last and have a multiple of VALUES channels,
+// so that the 16 bytes which a thread takes lie within a pixel and begin at a multiple of VALUES.
 //
-//   reads 2 n, writes n values: bound by memory. No shared memory; some 40 registers.
+//   reads n or 2 n, writes n values: bound by memory. No shared memory; some 40 registers.
 //
-// Defined at compile time: VALUE (float, float16 or bfloat16), RELU_AFTER (0 or 1).
+// Defined at compile time: VALUE (float, float16 or bfloat16), WITH_SKIP and RELU (0 or 1).
 #include "device.cuh"
 
 constexpr int VALUES = 16 / sizeof(VALUE);
@@ -18,21 +19,27 @@ union Vector {
   VALUE value[VALUES];
 };
 
-// x, y: `count` values, a multiple of `channels`; bias: one for each channel. All begin at multiples of
-// 16 bytes.
+// x, y: `vectors` times 16 bytes; bias: `period` times 16 bytes, one number for each channel. All begin
+// at multiples of 16 bytes. x is not looked at without WITH_SKIP.
 KERNEL(256)
-skip(const VALUE *x, const VALUE *bias, VALUE *y, long long count, int channels) {
-  const long long first = (blockIdx.x * (long long)blockDim.x + threadIdx.x) * VALUES;
-  if (first >= count) return;
+skip(const VALUE *x, const VALUE *bias, VALUE *y, uint32 vectors, uint32 period) {
+  const uint32 vector = blockIdx.x * blockDim.x + threadIdx.x;
+  if (vector >= vectors) return;
+  const long long first = (long long)vector * VALUES;
   Vector vx, vy, vb;
-  vx.bytes = load<Bytes16>(x + first);
   vy.bytes = load<Bytes16>(y + first);
-  vb.bytes = load<Bytes16>(bias + first % channels);
+  vb.bytes = load<Bytes16>(bias + vector % period * VALUES);
+#if WITH_SKIP
+  vx.bytes = load<Bytes16>(x + first);
+#endif
 #pragma unroll
   for (int i = 0; i < VALUES; ++i) {
-    float sum = to_float(vy.value[i]) + to_float(vb.value[i]) + to_float(vx.value[i]);
-#if RELU_AFTER
-    sum = fmaxf(sum, 0.f);
+    float sum = to_float(vy.value[i]) + to_float(vb.value[i]);
+#if WITH_SKIP
+    sum += to_float(vx.value[i]);
+#endif
+#if RELU
+    sum = sum < 0.f ? 0.f : sum;  // not fmaxf, which would drop a NaN
 #endif
     from_float(sum, vy.value[i]);
   }

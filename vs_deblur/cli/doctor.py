@@ -121,7 +121,7 @@ def check_kernels() -> Iterator[Check]:
         yield Check("kernels", "ok", f"not used: {dispatch.VARIABLE}=reference")
         return
     if (reason := dispatch.missing()) is not None:
-        text = f"not used, torch computes instead: {reason}: pip install vs-deblur[cuda]"
+        text = f"not used, torch computes instead: {reason}"
         yield Check("kernels", "warn", text)
         return
     for operation, wrong in dispatch.examine(device):
