@@ -63,6 +63,21 @@ template <class Bytes> DEVICE Bytes load(const void *address) {
 template <class Bytes> DEVICE void store(void *address, const Bytes &bytes) {
   *static_cast<Bytes *>(address) = bytes;
 }
+// store() to global memory, in places where the compiler makes an instruction a word of that.
+DEVICE void store_global(void *address, const Bytes16 &bytes) {
+  const uint32(&w)[4] = bytes.word;
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(__cvta_generic_to_global(address)), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3])
+               : "memory");
+}
+DEVICE void store_global(void *address, const Bytes8 &bytes) {
+  const uint32(&w)[2] = bytes.word;
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};"
+               :
+               : "l"(__cvta_generic_to_global(address)), "r"(w[0]), "r"(w[1])
+               : "memory");
+}
 
 // The dynamic shared memory of the block.
 DEVICE unsigned char *shared_memory() {

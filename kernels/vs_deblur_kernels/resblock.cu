@@ -222,7 +222,7 @@ resblock(const VALUE *x, const VALUE *weights, const float *biases, VALUE *out, 
 #endif
           from_float(sum, four.value[i]);
         }
-        store(out + at, four.bytes);
+        store_global(out + at, four.bytes);
       }
     }
 }

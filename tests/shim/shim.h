@@ -172,8 +172,9 @@ inline void after(const Fibre &fibre) {
 // Runs the threads of a block; nullptr, or what went wrong.
 inline const char *run_block() {
   memset(shared, 0xff, shared_size);
-  fibres.assign(block_size.count(), Fibre{});
-  warps.assign((fibres.size() + WARP - 1) / WARP, Warp{});
+  // Not by assign(), which takes g++ a second to compile.
+  fibres = std::vector<Fibre>(block_size.count());
+  warps = std::vector<Warp>((fibres.size() + WARP - 1) / WARP);
   for (unsigned i = 0; i < fibres.size(); ++i) {
     fibres[i].number = i;
     fibres[i].thread = {i % block_size.x, i / block_size.x % block_size.y,
@@ -239,6 +240,10 @@ const char *launch(void (*kernel)(A...), const unsigned *grid_, const unsigned *
 
 inline void aligned(const void *address, size_t size, const char *what) {
   if (reinterpret_cast<uintptr_t>(address) % size) fail(what);
+}
+
+inline bool is_shared(const void *address) {
+  return address >= shared && address < shared + shared_size;
 }
 
 // Shows something to the other lanes of the warp and waits for theirs.
@@ -328,6 +333,11 @@ template <class Bytes> Bytes load(const void *address) {
 template <class Bytes> void store(void *address, const Bytes &bytes) {
   shim::aligned(address, sizeof(Bytes), "a vector store that is not aligned");
   memcpy(address, &bytes, sizeof bytes);
+}
+
+template <class Bytes> void store_global(void *address, const Bytes &bytes) {
+  if (shim::is_shared(address)) shim::fail("a store to global memory that is shared memory");
+  store(address, bytes);
 }
 
 inline unsigned char *shared_memory() { return shim::shared; }
