@@ -32,7 +32,10 @@ def assert_compiles(kernel: Kernel, architecture: str) -> None:
     digits = architecture.removeprefix("sm_").removesuffix("a")
     if (int(digits[:-1]), int(digits[-1])) < kernel.capability:
         return
+    if kernel.architecture and not architecture.endswith("a"):
+        return
     cubin, log = compile_cubin(kernel, architecture, verbose=True)
     assert cubin.startswith(b"\x7fELF")
     assert "0 bytes spill stores, 0 bytes spill loads" in log
+    assert "Potential Performance Loss" not in log  # wgmma's products one at a time
     assert kernel.shared <= 99 << 10  # what the smallest of them have

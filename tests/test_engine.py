@@ -300,7 +300,10 @@ def test_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> Non
     gpu = torch.device("cuda")
     for capability, expected in (((6, 1), "fp32"), ((7, 5), "fp16"), ((12, 0), "fp16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA RTX")
         assert engine.choose_precision("auto", gpu)[0] == expected
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA GeForce GTX 1660")
+    assert engine.choose_precision("auto", gpu)[0] == "fp32"
     assert engine.choose_precision("bf16", cpu) == ("bf16", "asked for")
 
 

@@ -4,8 +4,10 @@ as graphs, results that arrive later. What CUDA itself does is left to the tests
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +238,7 @@ class Recorded:
 
     captured: int = 0
 
-    def __init__(self, step: Any, window: Tensor, state: Any, device: torch.device) -> None:
+    def __init__(self, step: Any, window: Tensor, state: Any, *_: Any) -> None:
         Recorded.captured += 1
         self._step = step
 
@@ -252,7 +254,7 @@ def step(window: Tensor, state: Any) -> Any:
 def captured(monkeypatch: pytest.MonkeyPatch) -> Graphs:
     """Graphs as on a GPU; what is captured is counted."""
     monkeypatch.setattr(cuda, "_Graph", Recorded)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
     Recorded.captured = 0
     graphs = Graphs(CPU)
     graphs._is_off = False
@@ -289,6 +291,81 @@ def test_a_step_that_cannot_be_captured(
     (record,) = caplog.records
     assert record.message.startswith("steps run without CUDA graphs: operation not permitted")
     assert "more" not in record.message
+
+
+def test_what_is_captured_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device's own stream: torch's own for captures is that of the first device used."""
+    entered: list[tuple[str, Any]] = []
+
+    @contextlib.contextmanager
+    def context(name: str, *arguments: Any, **options: Any) -> Iterator[None]:
+        entered.append((name, options or arguments))
+        yield
+
+    class Stream:
+        def wait_stream(self, other: Any) -> None:
+            pass
+
+    stream = Stream()
+    monkeypatch.setattr(cuda, "_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: "graph")
+    for name in ("stream", "device", "graph"):
+        monkeypatch.setattr(torch.cuda, name, partial(context, name))
+    cuda._Graph(step, torch.zeros(1), None, CPU, (0, 1))
+    assert [name for name, _ in entered] == ["stream", "device", "graph"]
+    assert entered[1][1] == (CPU,)
+    assert entered[2][1]["stream"] is stream
+    assert entered[2][1]["capture_error_mode"] == "thread_local"
+
+
+def test_memory_of_graphs_is_given_back_before_tiles_are_halved(
+    small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deblurrer = Deblurrer(str(small_weights), device="cpu", precision="fp32")
+    frames = [deblurrer.prepare(p, FORMATS["RGB24"]) for p in clip(FORMATS["RGB24"], 16, 16, 3)]
+    expected, _ = deblurrer.step(frames, None)
+    graphs = deblurrer._steps
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    graphs._is_off, graphs._pool = False, (0, 1)
+    calls = []
+
+    def short(*arguments: Any) -> Any:
+        calls.append(graphs._is_off)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("none left")
+        return arguments[0](*arguments[1:])
+
+    monkeypatch.setattr(Graphs, "__call__", lambda self, *arguments: short(*arguments))
+    found, _ = deblurrer.step(frames, None)
+    np.testing.assert_array_equal(found.planes[0], expected.planes[0])
+    assert calls == [False, True]
+    assert deblurrer._ceiling is None
+
+
+def test_frames_of_several_formats_in_a_window(small_weights: Path) -> None:
+    """A splice of clips with different matrices: each frame is read as its own properties say."""
+    other = PixelFormat("yuv", 8, False, (1, 1), "601", True)
+    formats = [FORMATS["YUV420P8"], FORMATS["YUV420P8"], other]
+    planes = clip(other, 16, 32, 3)
+    make = {"model": str(small_weights), "device": "cpu", "precision": "fp32"}
+    results = []
+    for deblurrer in (Deblurrer(**make), as_on_a_gpu(Deblurrer(**make))):  # type: ignore[arg-type]
+        frames = [deblurrer.prepare(p, f) for p, f in zip(planes, formats, strict=True)]
+        results.append(deblurrer.step(frames, None)[0].planes)
+    for own, theirs in zip(*results, strict=True):
+        np.testing.assert_array_equal(own, theirs)
+
+
+def test_a_state_that_is_not_finite_is_told(small_weights: Path) -> None:
+    fmt = FORMATS["YUV420P8"]
+    deblurrer = as_on_a_gpu(Deblurrer(str(small_weights), device="cpu"))
+    frames = [deblurrer.prepare(p, fmt) for p in clip(fmt, 16, 16, 3)]
+    with torch.no_grad():
+        deblurrer.network.feedback.bias[0] = torch.nan
+    frame, _ = deblurrer.step(frames, None)
+    with pytest.raises(EngineError, match="not finite"):
+        _ = frame.planes
 
 
 def test_nothing_is_captured_on_the_cpu() -> None:

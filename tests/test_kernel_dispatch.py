@@ -203,7 +203,7 @@ def test_reference(shim: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not shim.launches
 
 
-WRONG = [("fminf(1.f, fabsf", "fminf(0.5f, fabsf")]
+WRONG = [("w > 1.f ? 1.f : w;", "w > 0.5f ? 0.5f : w;")]
 
 
 @pytest.mark.usefixtures("fresh")
@@ -240,17 +240,70 @@ def test_derivatives_come_from_the_reference(shim: Shim) -> None:
     assert shim.launches
 
 
-def test_a_library_that_fails_is_given_up(
-    fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+class Failing(Shim):
+    """Cannot compile the form that it is asked for after the check."""
+
+    def launch(self, kernel: Kernel, *rest: Any) -> None:
+        if self.launches:
+            raise KernelError("no room for it")
+        super().launch(kernel, *rest)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_launch_that_fails_later(
+    compiled: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The reference takes over, with one warning; by name it is an error."""
     monkeypatch.delenv("VS_DEBLUR_KERNELS", raising=False)
-    place = (torch.device("cpu"), torch.float16)
-    resblock.operation.give_up(*place, "no engine\nmore")
-    assert resblock.operation.found[place] == "no engine"
-    assert "left out, torch computes instead: no engine" in caplog.text
+    with launching_by(Failing(compiled)):
+        for _ in range(3):
+            assert torch.equal(dtb.blend(*example()), reference.blend(*example()))
+    (record,) = caplog.records
+    assert record.message.endswith("torch computes instead: no room for it")
+    monkeypatch.setattr(dtb.operation, "found", {})
     monkeypatch.setenv("VS_DEBLUR_KERNELS", "cupy")
-    with pytest.raises(KernelError, match="resblock: no engine"):
-        resblock.operation.give_up(*place, "no engine")
+    with launching_by(Failing(compiled)), pytest.raises(KernelError, match="no room"):
+        dtb.blend(*example())
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_check_that_fails_in_another_way(
+    compiled: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a driver raises, the kernel has not proved itself."""
+
+    def fail(*_: Any) -> None:
+        raise TypeError("not a stream\nand more")
+
+    monkeypatch.delenv("VS_DEBLUR_KERNELS", raising=False)
+    monkeypatch.setattr(dtb.operation, "check", fail)
+    with launching_by(shim := Shim(compiled)):
+        for _ in range(2):
+            assert torch.equal(dtb.blend(*example()), reference.blend(*example()))
+    assert not shim.launches
+    (record,) = caplog.records
+    assert record.message.endswith("TypeError: not a stream")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_check_that_runs_out_of_memory_is_tried_again(
+    compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("none left")
+
+    monkeypatch.setattr(dtb.operation, "check", fail)
+    with launching_by(Shim(compiled)), pytest.raises(torch.OutOfMemoryError):
+        dtb.blend(*example())
+    assert not dtb.operation.found
+
+
+@needs_compiler
+def test_streams_of_every_torch() -> None:
+    """torch's own streams follow CUDA's protocol from 2.10 on; ours always."""
+    from cupy.cuda import Stream
+
+    assert Stream.from_external(_compile.TorchStream(4711)).ptr == 4711
 
 
 # ------------------------------------------------------------------------------ what may be missing
@@ -270,7 +323,8 @@ def test_without_cupy_torch_computes(
 ) -> None:
     """Nobody asked for it by name: not a word."""
     monkeypatch.delenv("VS_DEBLUR_KERNELS", raising=False)
-    assert dtb.operation._wrong(torch.device("cuda"), torch.float16) == "CuPy is not installed"
+    wrong = dtb.operation.wrong(torch.device("cuda"), torch.float16)
+    assert wrong == "CuPy is not installed (pip install vs-deblur[cuda])"
     assert not caplog.records
 
 
@@ -286,7 +340,9 @@ def test_cupy_for_another_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "12.6")
     dispatch.missing.cache_clear()
     try:
-        assert dispatch.missing() == "CuPy is for CUDA 13, torch for CUDA 12.6"
+        assert dispatch.missing() == (
+            "CuPy is for CUDA 13, torch for 12 (pip install vs-deblur[cuda12])"
+        )
     finally:
         dispatch.missing.cache_clear()
 
@@ -323,8 +379,9 @@ def test_the_doctor_names_each_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in dispatch.OPERATIONS:
         operation = importlib.import_module(f"vs_deblur_kernels.{name}").operation
         monkeypatch.setattr(operation, "found", {})
-        monkeypatch.setattr(operation, "check", lambda device, dtype: None)
+        monkeypatch.setattr(operation, "check", lambda *_: None)
     monkeypatch.setattr(dtb.operation, "check", fail)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.delenv("VS_DEBLUR_KERNELS", raising=False)
     fine = ("ok", "right on a small input")
     assert doctor() == {
@@ -336,7 +393,7 @@ def test_the_doctor_names_each_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-def fail(device: torch.device, dtype: torch.dtype) -> None:
+def fail(*_: Any) -> None:
     raise KernelError("dtb differs")
 
 
@@ -348,7 +405,7 @@ def test_the_doctor_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "missing", lambda: "CuPy is not installed")
     status, text = doctor()["kernels"]
     assert status == "warn"
-    assert text.endswith("CuPy is not installed: pip install vs-deblur[cuda]")
+    assert text.endswith("torch computes instead: CuPy is not installed")
 
 
 def test_the_doctor_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_skip(backend: CupyBackend, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", list(resblock.TYPES), ids=str)
 @pytest.mark.parametrize("channels", resblock.SHAPES)
 def test_resblock(
-    backend: CupyBackend, channels: int, dtype: torch.dtype, relu: bool, tmp_path: Path
+    backend: CupyBackend, channels: int, dtype: torch.dtype, relu: bool, compiled: Path
 ) -> None:
     if torch.cuda.get_device_capability() < resblock.CAPABILITY:
         pytest.skip("needs compute capability 8.0")
@@ -72,7 +72,7 @@ def test_resblock(
         assert_as_good(found, reference.resblock(*there, relu=relu), exact)
     # What the stand-in of the other tests computes is what tensor cores compute, but for rounding.
     x = normal(1, channels, 17, 18).to(dtype)
-    emulated = resblock.launch(Shim(tmp_path), x, *parts, relu=relu)
+    emulated = resblock.launch(Shim(compiled), x, *parts, relu=relu)
     real = resblock.launch(backend, x.cuda(), *there[1:], relu=relu)
     torch.testing.assert_close(real.cpu(), emulated, rtol=0.02, atol=0.02)
 
@@ -113,6 +113,8 @@ def test_launches_are_in_order_with_torchs_stream(backend: CupyBackend) -> None:
 
 def test_launches_can_be_captured(backend: CupyBackend) -> None:
     """A replay reads what is in the tensors by then."""
+    if torch.cuda.get_device_capability() < resblock.CAPABILITY:
+        pytest.skip("needs compute capability 8.0")
     beta = torch.tensor(0.3, device="cuda", dtype=torch.float16)
     a, h, previous = clip(3)
     parts = [p.cuda() for p in block(64, torch.float16)]
@@ -128,3 +130,17 @@ def test_launches_can_be_captured(backend: CupyBackend) -> None:
     h.copy_(h * 2 + 1)
     graph.replay()
     torch.testing.assert_close(found, compute())
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_the_second_device(small_weights: Path) -> None:
+    """Launches and graphs go where the tensors are."""
+    from vs_deblur.engine import Deblurrer
+
+    frames = [(normal(40, 48, 3, seed=s).sigmoid() * 255).to(torch.uint8).numpy() for s in range(8)]
+    results = [
+        list(Deblurrer(str(small_weights), device=d, segment=3, warmup=1).video(frames))
+        for d in ("cuda:0", "cuda:1")
+    ]
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(torch.tensor(a), torch.tensor(b), rtol=0, atol=1)

@@ -81,7 +81,8 @@ class Transfers:
             for own, tensor in zip(staged, tensors, strict=True):
                 own.copy_(tensor, non_blocking=True)
                 tensor.record_stream(self._down)
-            done = torch.cuda.Event(blocking=True)  # who waits for it does not spin
+            # Who waits for it does not spin.
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             done.record(self._down)
 
         def wait() -> list[Tensor]:

@@ -191,7 +191,7 @@ resblock(const VALUE *x, const VALUE *weights, const float *biases, VALUE *out, 
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const float sum = sums[m][n + i / 2][2 * half + i % 2];
-            from_float(inside ? fmaxf(sum, 0.f) : 0.f, four.value[i]);
+            from_float(inside ? positive(sum) : 0.f, four.value[i]);
           }
           store(region + pixel * PITCH + place.channel(n / 2), four.bytes);
         }
@@ -218,11 +218,11 @@ resblock(const VALUE *x, const VALUE *weights, const float *biases, VALUE *out, 
         for (int i = 0; i < 4; ++i) {
           float sum = sums[m][n + i / 2][2 * half + i % 2] + to_float(skip.value[i]);
 #if RELU_AFTER
-          sum = fmaxf(sum, 0.f);
+          sum = positive(sum);
 #endif
           from_float(sum, four.value[i]);
         }
-        store(out + at, four.bytes);
+        store_global(out + at, four.bytes);
       }
     }
 }

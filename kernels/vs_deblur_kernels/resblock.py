@@ -1,7 +1,12 @@
-"""The residual block with 3x3 convolutions in one kernel: launches ``resblock.cu``."""
+"""The residual block with 3x3 convolutions in one kernel: launches ``resblock.cu``.
+
+Where the device and the width allow it, the kernel for Hopper takes its place
+(:mod:`vs_deblur_kernels.resblock_wgmma`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from vs_deblur_kernels import reference
-from vs_deblur_kernels._compile import Backend, Kernel, Out
+from vs_deblur_kernels import reference, resblock_wgmma
+from vs_deblur_kernels._compile import Backend, Kernel, KernelError, Out
 from vs_deblur_kernels.dispatch import Operation, compare
 
 TYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -84,12 +89,21 @@ def fused(
         or not x.numel()
     ):
         return None
-    backend = operation.backend(x, weight1, bias1, weight2, bias2)
-    if backend is None or backend.capability(x.device) < CAPABILITY:
-        return None
-    if kernel(channels, x.dtype, relu=relu).shared > backend.most_shared(x.device):
-        return None
-    return launch(backend, x, weight1, bias1, weight2, bias2, relu=relu)
+    parts = (weight1, bias1, weight2, bias2)
+    return operation.run(
+        lambda b: launch(b, x, *parts, relu=relu) if _fits(b, x) else None, x, *parts
+    )
+
+
+def _fits(backend: Backend, x: Tensor) -> bool:
+    """Whether :func:`launch` has a kernel that the tensor's device can run."""
+    capability, channels = backend.capability(x.device), x.shape[1]
+    make = resblock_wgmma.kernel if resblock_wgmma.takes(capability, channels) else kernel
+    chosen = make(channels, x.dtype, relu=False)
+    most = backend.most_shared(x.device)
+    # A tile is at least 8 lines high; a grid has 65,535 blocks in these directions.
+    few = x.shape[0] <= 65535 and x.shape[2] <= 8 * 65535
+    return capability >= chosen.capability and chosen.shared <= most and few
 
 
 def launch(
@@ -106,8 +120,13 @@ def launch(
     images, channels, height, width = x.shape
     x = aligned(x)
     out = torch.empty_like(x)
+    parts = (weight1, bias1, weight2, bias2)
+    if resblock_wgmma.takes(backend.capability(x.device), channels):
+        weights, biases = packed(*parts, by=resblock_wgmma.pack)
+        resblock_wgmma.launch(backend, x, weights, biases, out, relu=relu)
+        return out
     tile_height = SHAPES[channels].tile_height
-    weights, biases = packed(weight1, bias1, weight2, bias2)
+    weights, biases = packed(*parts)
     backend.launch(
         kernel(channels, x.dtype, relu=relu),
         (-(-width // _TILE_W), -(-height // tile_height), images),
@@ -159,23 +178,32 @@ def pack(weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> tupl
 _packed: Any = WeakIdKeyDictionary()
 
 
-def packed(weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`pack`, remembered for as long as the first weights live and none of them changes."""
+def packed(
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    *,
+    by: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = pack,
+) -> tuple[Tensor, Tensor]:
+    """:func:`pack`, remembered for as long as the first weights live and none of them changes.
+
+    ``by``: another function of that kind.
+    """
     # In inference mode tensors have no version, and are not changed in place after loading.
     parts = (weight1, bias1, weight2, bias2)
-    state = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in parts)
+    state = (by, *((t.data_ptr(), 0 if t.is_inference() else t._version) for t in parts))
     found = _packed.get(weight1)
     if found is None or found[0] != state:
-        found = _packed[weight1] = (state, pack(*parts))
+        found = _packed[weight1] = (state, by(*parts))
     kept: tuple[Tensor, Tensor] = found[1]
     return kept
 
 
-def _check(device: torch.device, dtype: torch.dtype) -> None:
-    if dtype not in TYPES:
-        return
+def _check(backend: Backend, device: torch.device, dtype: torch.dtype) -> None:
+    if backend.capability(device) < CAPABILITY:
+        raise KernelError("resblock needs compute capability {}.{}".format(*CAPABILITY))
     generator = torch.Generator().manual_seed(2)
-    backend = operation.launcher(device)
     for channels in SHAPES:
         x = torch.randn((1, channels, 11, 19), generator=generator).to(device, dtype)
         scale = (9 * channels) ** -0.5
@@ -185,9 +213,7 @@ def _check(device: torch.device, dtype: torch.dtype) -> None:
         ]
         biases = [torch.randn(channels, generator=generator).to(device, dtype) for _ in range(2)]
         arguments = (x, weights[0], biases[0], weights[1], biases[1])
-        if backend.capability(device) < CAPABILITY:
-            return
-        if kernel(channels, dtype, relu=False).shared > backend.most_shared(device):
+        if not _fits(backend, x):
             continue
         found = launch(backend, *arguments)
         expected = reference.resblock(*(t.double() for t in arguments))

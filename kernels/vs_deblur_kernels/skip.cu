@@ -39,7 +39,7 @@ skip(const VALUE *x, const VALUE *bias, VALUE *y, uint32 vectors, uint32 period)
     sum += to_float(vx.value[i]);
 #endif
 #if RELU
-    sum = sum < 0.f ? 0.f : sum;  // not fmaxf, which would drop a NaN
+    sum = positive(sum);
 #endif
     from_float(sum, vy.value[i]);
   }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import mmap
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -144,12 +145,24 @@ class Shim:
             part.replace(path)
         return ctypes.CDLL(str(path))
 
+    def _bound(self, kernel: Kernel) -> int:
+        """Threads that the kernel says a block has at most."""
+        text = self.text(kernel)
+        found = re.search(rf"KERNEL\((\w+)[^)]*\)\s*{kernel.entry}\(", text)
+        assert found is not None
+        if found[1].isdigit():
+            return int(found[1])
+        constant = re.search(rf"constexpr int {found[1]} = (\d+)\b", text)
+        return int(constant[1]) if constant is not None else 1024
+
     def launch(
         self, kernel: Kernel, grid: Grid, block: Grid, arguments: Sequence[Argument]
     ) -> None:
         assert self._capability >= kernel.capability
         assert kernel.shared <= self._most_shared, "too much shared memory"
-        assert block[0] * block[1] * block[2] <= 1024
+        assert block[0] * block[1] * block[2] <= self._bound(kernel), "too many threads"
+        assert grid[0] < 1 << 31, "too large a grid"
+        assert max(grid[1:]) < 1 << 16, "too large a grid"
         function = getattr(self.library(kernel), f"launch_{kernel.entry}")
         function.restype = ctypes.c_char_p
         at_end = self.seed % 2 == 0
@@ -165,6 +178,10 @@ class Shim:
                 ctypes.memmove(buffer.address, tensor.data_ptr(), buffer.size)
             buffers.append((buffer, tensor, isinstance(a, Out)))
             values.append(ctypes.c_void_p(buffer.address))
+        for _, tensor, is_out in buffers:
+            same = [t for _, t, _ in buffers if t.data_ptr() == tensor.data_ptr()]
+            assert not is_out or len(same) == 1, "a result that is an argument as well"
+        sizes = [v._length_ if isinstance(v, ctypes.Array) else 8 for v in values]
         shared = Guarded(kernel.shared, 128, at_end)
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
         three = ctypes.c_uint * 3
@@ -175,6 +192,8 @@ class Shim:
                 ctypes.c_void_p(shared.address),
                 ctypes.c_size_t(kernel.shared),
                 pointers,
+                (ctypes.c_size_t * len(sizes))(*sizes),
+                ctypes.c_size_t(len(sizes)),
                 ctypes.c_uint(self.seed),
             )
             if error is not None:
