@@ -206,6 +206,18 @@ _cupy = CupyBackend()
 _stand_in: Backend | None = None
 
 
+def launcher(device: torch.device) -> Backend:
+    """Who launches kernels on a device, whatever is asked for.
+
+    Raises:
+        KernelError: nobody does.
+    """
+    found = _on(device)
+    if found is None:
+        raise KernelError(f"no kernels on {device}")
+    return found
+
+
 def _on(device: torch.device) -> Backend | None:
     """Who launches kernels on a device."""
     if _stand_in is not None:
