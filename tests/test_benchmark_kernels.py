@@ -126,7 +126,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations need not prove themselves in all widths: that is tests/test_kernels.py."""
     for module in (dtb, skip, resblock, resblock5):
-        monkeypatch.setattr(module.operation, "check", lambda device, dtype: None)
+        monkeypatch.setattr(module.operation, "check", lambda *_: None)
         monkeypatch.setattr(module.operation, "found", {})
 
 
@@ -179,7 +179,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, compiled: Path) -> tuple[Pat
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         for module in (dtb, skip, resblock, resblock5):
-            patch.setattr(module.operation, "check", lambda device, dtype: None)
+            patch.setattr(module.operation, "check", lambda *_: None)
             patch.setattr(module.operation, "found", {})
         patch.setattr(problems, "FLOATS", (HALF, BRAIN))  # float32: fewer things to compile
         code, found, _ = measured(folder, Shim(compiled), patch, "--only", GROUPS, "--run", "1")
@@ -300,7 +300,7 @@ def test_a_wrong_kernel_fails_the_checks(
         return [problems.blending(64, HALF), problems.skipping(64, HALF)]
 
     monkeypatch.setattr(problems, "every_problem", few)
-    shim = Faulty(compiled, 0, [("fminf(1.f, fabsf", "fmaxf(0.f, fabsf")])
+    shim = Faulty(compiled, 0, [("w = w > 1.f ? 1.f : w;", "")])
     code, found, _ = measured(tmp_path, shim, monkeypatch, "--only", "dtb skip 16")
     assert code == 1
     verdicts = {r["subject"]: r["verdict"] for r in found.rows if r["kind"] == "check"}
@@ -320,7 +320,7 @@ def test_stop_where_a_check_failed(
     tmp_path: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(problems, "every_problem", lambda *_: [problems.blending(64, HALF)])
-    shim = Faulty(compiled, 0, [("fminf(1.f, fabsf", "fmaxf(0.f, fabsf")])
+    shim = Faulty(compiled, 0, [("w = w > 1.f ? 1.f : w;", "")])
     code, found, _ = measured(tmp_path, shim, monkeypatch, "--stop")
     assert code == 1
     assert {r["kind"] for r in found.rows} == {"check"}
@@ -801,7 +801,8 @@ def test_frames_converted_on_the_device(
     assert all(float(r["fps"]) > 0 for r in rows)
 
 
-def test_frames_from_host_to_host(tmp_path: Path) -> None:
+def test_frames_from_host_to_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vs_deblur.engine.require", lambda device: None)
     arguments = kernels.parse(["-o", str(tmp_path)])
     session = kernels.start(StandIn(), TINY, arguments)
     measure.end_to_end(session, (16, 12))

@@ -152,7 +152,7 @@ class Shim:
         assert found is not None
         if found[1].isdigit():
             return int(found[1])
-        constant = re.search(rf"constexpr int {found[1]} = (\d+)\b", text)
+        constant = re.search(rf"constexpr int {found[1]} = (\d+)[;,]", text)
         return int(constant[1]) if constant is not None else 1024
 
     def launch(
