@@ -19,7 +19,8 @@
 //
 // Weights come in stages of one tap and SLICE input channels, STAGES of them in flight (cp.async),
 // one barrier a stage. Pixels and rows of weights are 16 bytes longer in shared memory than their
-// numbers, so that the eight rows that ldmatrix reads at once lie in different banks.
+// numbers, so that the eight rows that ldmatrix reads at once lie in different banks (but where a
+// row of the image ends among them, in a third of the cases: twice the time then).
 //
 // A product's columns 2 t and 2 t + 1 of two neighbouring tiles belong to lane t. The weights' rows
 // are stored in another order (resblock.py), so that these four are neighbouring channels: 8 bytes,
@@ -32,7 +33,8 @@
 //   operations over the least needed  1.25   1.25   1.25   1.50   1.25
 //
 //   Reads (1 + halo) x, writes out once: bound by the tensor cores from 64 channels on. 256 threads;
-//   some 170 registers at 64 and 128 channels (one block a multiprocessor), 135 at 48 and 80, 90 at 32.
+//   registers a thread, and blocks that they allow a multiprocessor: 90 and two at 32 channels, 130 to
+//   170 and one at the others.
 //
 // Defined at compile time: VALUE (float16 or bfloat16), CHANNELS, TILE_H, WARPS_N, SLICE, STAGES,
 // RELU_AFTER (0 or 1). Compute capability 8.0 or more.

@@ -67,9 +67,9 @@ class VideoNetwork(Protocol):
         """Deblur the middle frame of a window.
 
         Args:
-            window: (B, 3 * frames, H, W) float32, sRGB-encoded 0..1, oldest frame first. Networks
-                cast it to the type of their weights themselves, so that what is added at the end
-                is the exact input.
+            window: (B, 3 * frames, H, W) float32, or float16 where that is the type of the
+                weights; sRGB-encoded 0..1, oldest frame first. Networks cast it to the type of
+                their weights themselves, so that what is added at the end is the exact input.
             state: what the last step returned, or None to start a recurrence.
 
         Returns:
