@@ -635,3 +635,80 @@ def test_weights_of_several_steps_are_averaged(photos: list[Path], tmp_path: Pat
         assert torch.allclose(value, (one[key] + two[key]) / 2, atol=1e-7), key
     last = read_tensors(tmp_path / "run" / "strcnn_dtb_lite.safetensors")[0]
     assert torch.equal(last["head.weight"], two["head.weight"])
+
+
+# ------------------------------------------------------------------------------ live, and setbacks
+
+
+def test_live_samples_are_a_function_of_the_step(photos: list[Path], tmp_path: Path) -> None:
+    """Made anew for each step; nothing is kept on the disk."""
+    cpu = torch.device("cpu")
+    one, two = (sampler_for(photos, tmp_path / "none", live=cpu) for _ in range(2))
+    two.draw(0, 3)
+    a, b = one.draw(5, 3), two.draw(5, 3)
+    assert torch.equal(a.blurred, b.blurred)
+    assert torch.equal(a.sharp, b.sharp)
+    assert a.blurred.shape == (2, 5, 3, 32, 32)
+    assert not torch.equal(a.blurred, two.draw(6, 3).blurred)
+    assert not torch.equal(a.blurred, two.draw(5, 3, rank=1).blurred)
+    assert not (tmp_path / "none").exists()
+    prepare(one, 1)
+    assert not (tmp_path / "none").exists()
+
+
+def test_live_samples_are_blurred_and_never_the_same(photos: list[Path], tmp_path: Path) -> None:
+    sampler = sampler_for(photos, tmp_path, live=torch.device("cpu"), pairs=[], weights=[], batch=4)
+    seen = [sampler.draw(step, 3) for step in range(6)]
+    gains = [(b.blurred[:, 1:4] - b.sharp).square().mean().item() for b in seen]
+    assert max(gains) > 1e-4
+    pictures = torch.cat([b.sharp[:, 0].flatten(1) for b in seen])
+    assert len(torch.unique(pictures, dim=0)) == len(pictures)
+
+
+def test_a_run_that_diverges_goes_back(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """To the last checkpoint, with half the rate and other batches, as often as it takes."""
+    recipe = recipe_for(steps=12)
+    trainer = Trainer(recipe, sampler_for(photos, tmp_path), tmp_path / "run", "cpu")
+    real = trainer.train_step
+    spoiled = []
+
+    def step() -> tuple[float, float, float]:
+        found = real()
+        if trainer.step == 6 and trainer.setbacks < 2:
+            spoiled.append(trainer.rate)
+            with torch.no_grad():
+                trainer.network.output.weight.fill_(torch.nan)
+            return math.nan, *found[1:]
+        return found
+
+    monkeypatch.setattr(trainer, "train_step", step)
+    trainer.run([])
+    assert trainer.step == 12
+    assert trainer.setbacks == 2
+    assert spoiled[1] == pytest.approx(spoiled[0] / 2)
+    assert all(torch.isfinite(p).all() for p in trainer.average.parameters())
+    said = capsys.readouterr().out
+    assert said.count("diverged at step 8: back to step 4, rate halved") == 2
+    again = Trainer(recipe, sampler_for(photos, tmp_path), tmp_path / "run", "cpu")
+    assert again.setbacks == 2
+
+
+def test_a_gain_that_falls_is_a_divergence(photos: list[Path], tmp_path: Path) -> None:
+    trainer = Trainer(recipe_for(), sampler_for(photos, tmp_path), tmp_path / "run", "cpu")
+    gains = [-2.0, 0.5, 0.1, -2.4, -2.6, math.nan]
+    found = [trainer._has_diverged(0.1, g) for g in gains[:5]]
+    assert found == [False, False, False, False, True]
+    assert trainer._has_diverged(math.inf, 1.0)
+
+
+def test_a_run_that_cannot_be_saved_says_so(photos: list[Path], tmp_path: Path) -> None:
+    trainer = Trainer(recipe_for(), sampler_for(photos, tmp_path), tmp_path / "run", "cpu")
+    with pytest.raises(RuntimeError, match="diverged before step 0: take a smaller rate"):
+        trainer._go_back()
+    trainer.save()
+    for _ in range(4):
+        trainer._go_back()
+    with pytest.raises(RuntimeError, match="diverged 5 times, the last at step 0"):
+        trainer._go_back()

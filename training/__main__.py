@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -58,7 +59,8 @@ def train(
     """Train, or go on from the run's checkpoint."""
     torch.set_num_threads(threads)
     what = Recipe.load(recipe)
-    sampler = make_sampler(what, data, run / "sequences")
+    place = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}" if device == "cuda" else device
+    sampler = make_sampler(what, data, run / "sequences", place)
     trainer = Trainer(what, sampler, run, device, allow_changes=allow_changes, initial=initial)
     trainer.run([s for v in what.validation for s in load_pairs(data / v)])
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from training.batched import Synthesiser
 from training.synthesis import SynthesisConfig, make_sequence, to_encoded, to_linear
 from vs_deblur.sequences import pair_folders, read_pairs
 
@@ -92,6 +94,9 @@ def load_high_speed(path: Path, tau: int, period: int, linear: bool) -> PairSequ
     return PairSequence(path.stem, np.stack(blurred), np.stack(sharp[: len(blurred)]))
 
 
+_MOST_RANKS = 4096  # processes that draw batches of one run
+
+
 @dataclass(frozen=True)
 class Batch:
     """Frames for one step, sRGB-encoded 0..1.
@@ -103,15 +108,15 @@ class Batch:
     sharp: Tensor
 
 
-def _augment(rng: np.random.Generator, pair: Frames) -> Frames:
+def _augment(rng: np.random.Generator, pair: Tensor) -> Tensor:
     """Flips, quarter turns, order of colours, direction of time; pair is (2, T, H, W, 3)."""
     if rng.random() < 0.5:
-        pair = pair[:, :, :, ::-1]
-    pair = np.rot90(pair, int(rng.integers(4)), axes=(2, 3))
+        pair = pair.flip(3)
+    pair = torch.rot90(pair, int(rng.integers(4)), (2, 3))
     if rng.random() < 0.5:  # an exposure reversed in time is the same exposure
-        pair = pair[:, ::-1]
+        pair = pair.flip(1)
     if rng.random() < 0.3:
-        pair = pair[..., rng.permutation(3)]
+        pair = pair[..., torch.from_numpy(rng.permutation(3)).to(pair.device)]
     return pair
 
 
@@ -131,6 +136,8 @@ class Sampler:
             without blur must stay as it is.
         size: patch height and width; longest: most output frames T; m: frames on each side.
         batch: samples a step; seed: of every draw.
+        live: where to make synthetic sequences anew for every sample (``cache`` and ``count`` mean
+            nothing then); None: take them from the cache.
     """
 
     def __init__(
@@ -150,6 +157,7 @@ class Sampler:
         m: int,
         batch: int,
         seed: int,
+        live: torch.device | None = None,
     ) -> None:
         self.pairs, self.photos, self.cache = list(pairs), list(photos), cache
         total = np.asarray(weights, dtype=np.float64)
@@ -157,9 +165,17 @@ class Sampler:
         self.synthesis, self.count, self.real_share = synthesis, count, real_share
         self.still_real_share, self.sharp_share = still_real_share, sharp_share
         self.size, self.m, self.batch, self.seed = size, m, batch, seed
-        cache.mkdir(parents=True, exist_ok=True)
+        self.device = torch.device("cpu") if live is None else live
+        self._live = None if live is None else Synthesiser(synthesis, self.photos, live, seed)
+        if live is None:
+            cache.mkdir(parents=True, exist_ok=True)
         if synthesis.frames < longest + 2 * m or synthesis.size < size:
             raise ValueError("synthetic sequences are smaller than the samples drawn from them")
+
+    @property
+    def is_live(self) -> bool:
+        """Whether synthetic sequences are made anew for every sample."""
+        return self._live is not None
 
     def synthetic(self, index: int) -> Frames:
         """Synthetic sequence ``index``, from the cache or made now."""
@@ -174,42 +190,64 @@ class Sampler:
             part.replace(path)
         return loaded
 
-    def _sample(self, rng: np.random.Generator, count: int) -> Frames:
+    def _sample(self, rng: np.random.Generator, count: int, made: Tensor | None) -> Tensor:
+        """A sample, (2, count + 2m, size, size, 3) uint8.
+
+        Args:
+            rng: what draws.
+            count: output frames T.
+            made: a sequence made for this sample; None: a real one, or one from the cache.
+        """
         need = count + 2 * self.m
-        if self.pairs and rng.random() < self.real_share:
+        stack: tuple[Any, Any]
+        if made is None and (self._live is not None or self._is_real(rng)):
             sequence = self.pairs[int(rng.choice(len(self.pairs), p=self.weights))]
             t = int(rng.integers(max(len(sequence) - need, 0) + 1))
             sharp = bool(self.sharp_share) and rng.random() < self.sharp_share
-            stack: tuple[Frames, Frames] = (
-                sequence.sharp if sharp else sequence.blurred,
-                sequence.sharp,
-            )
+            stack = (sequence.sharp if sharp else sequence.blurred, sequence.sharp)
             frames = np.minimum(np.arange(t, t + need), len(sequence) - 1)
             if rng.random() < self.still_real_share:
                 frames = np.full(need, frames[need // 2])
         else:
-            made = self.synthetic(int(rng.integers(self.count)))
-            stack = (made[0], made[1])
-            t = int(rng.integers(len(made[0]) - need + 1))
+            found = self.synthetic(int(rng.integers(self.count))) if made is None else made
+            stack = (found[0], found[1])
+            t = int(rng.integers(len(stack[0]) - need + 1))
             frames = np.arange(t, t + need)
         height, width = stack[0].shape[1:3]
         y = int(rng.integers(height - self.size + 1))
         x = int(rng.integers(width - self.size + 1))
         crop = np.s_[y : y + self.size, x : x + self.size]
-        pair = np.stack([np.stack([s[f][crop] for f in frames]) for s in stack])
+        if isinstance(stack[0], Tensor):
+            pair = torch.stack([s[frames.tolist()][:, *crop] for s in stack])
+        else:
+            pair = torch.from_numpy(
+                np.stack([np.stack([s[f][crop] for f in frames]) for s in stack])
+            )
         return _augment(rng, pair)
+
+    def _is_real(self, rng: np.random.Generator) -> bool:
+        return bool(self.pairs) and rng.random() < self.real_share
 
     def draw(self, step: int, frames: int, rank: int = 0) -> Batch:
         """The batch of a step (of one process of several), with ``frames`` output frames T."""
         rng = np.random.default_rng([self.seed, 1, step, rank])
-        samples = np.stack([self._sample(rng, frames) for _ in range(self.batch)])
-        x = torch.from_numpy(np.ascontiguousarray(samples)).permute(0, 1, 2, 5, 3, 4)
+        made: list[Tensor | None] = [None] * self.batch
+        if self._live is not None:
+            synthetic = [i for i in range(self.batch) if not self._is_real(rng)]
+            if synthetic:
+                sequences = self._live.batch(step * _MOST_RANKS + rank, len(synthetic))
+                for i, sequence in zip(synthetic, sequences, strict=True):
+                    made[i] = sequence
+        samples = [self._sample(rng, frames, m).to(self.device) for m in made]
+        x = torch.stack(samples).permute(0, 1, 2, 5, 3, 4)
         x = x.to(torch.float32) / 255.0
         return Batch(x[:, 0], x[:, 1, self.m : self.m + frames])
 
 
 def prepare(sampler: Sampler, processes: int) -> None:
-    """Make all synthetic sequences that the cache lacks, in parallel."""
+    """Make all synthetic sequences that the cache lacks, in parallel; none for a live recipe."""
+    if sampler.is_live:
+        return
     missing = [i for i in range(sampler.count) if not (sampler.cache / f"{i:06d}.npy").exists()]
     sampler.pairs = []  # not needed there, and large
     if processes <= 1:

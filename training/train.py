@@ -77,6 +77,7 @@ class Recipe:
         validate_every: steps between measurements on validation pairs.
         real_share, still_real_share, sharp_share: see :class:`training.data.Sampler`.
         synthetic_count: different synthetic sequences; photos: folder they are made from.
+        live: make synthetic sequences anew for every sample, on the training's device.
         pairs, videos: real sequences; validation: pair folders to measure on, never trained on.
         same_scene: those of ``validation`` that show a scene of the training pairs (other frames).
         attribution: what the weights are trained on, for manifest and card.
@@ -115,6 +116,7 @@ class Recipe:
     still_real_share: float = 0.1
     sharp_share: float = 0.0
     synthetic_count: int = 2000
+    live: bool = False
     photos: str = ""
     pairs: tuple[PairSource, ...] = ()
     videos: tuple[VideoSource, ...] = ()
@@ -187,8 +189,15 @@ class Recipe:
         return rise * (low + (high - low) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def make_sampler(recipe: Recipe, data: Path, cache: Path) -> Sampler:
-    """The sampler of a recipe; ``data`` is the folder that the recipe's paths start from."""
+def make_sampler(recipe: Recipe, data: Path, cache: Path, device: str = "cpu") -> Sampler:
+    """The sampler of a recipe.
+
+    Args:
+        recipe: what is trained.
+        data: the folder that the recipe's paths start from.
+        cache: where synthetic sequences are kept (not those of a recipe that is ``live``).
+        device: where those are made.
+    """
     pairs: list[PairSequence] = []
     weights: list[float] = []
     for source in recipe.pairs:
@@ -217,6 +226,7 @@ def make_sampler(recipe: Recipe, data: Path, cache: Path) -> Sampler:
         m=m,
         batch=recipe.batch,
         seed=recipe.seed,
+        live=torch.device(device) if recipe.live else None,
     )
 
 
@@ -292,6 +302,11 @@ def dead_share(network: nn.Module, run: Any) -> float:
     return 1.0 - float(torch.cat(list(alive.values())).float().mean())
 
 
+_STEPS_APART = 10**8
+_LARGEST_FALL = 3.0  # dB that the gain on training samples may fall below the best before
+_MOST_SETBACKS = 4
+
+
 def _atomic_save(value: Any, path: Path) -> None:
     part = path.with_suffix(".part")
     torch.save(value, part)
@@ -352,6 +367,8 @@ class Trainer:
         if recipe.adversarial:
             self.adversary = Adversary(recipe.adversarial, self.device)
         self.step = 0
+        self.setbacks = 0  # how often the run diverged
+        self._best_gain = -math.inf
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = folder / "checkpoint.pt"
         if self.checkpoint.exists():
@@ -370,6 +387,7 @@ class Trainer:
         if self.adversary is not None and "adversary" in kept:
             self.adversary.load_state_dict(kept["adversary"])
         self.step = kept["step"]
+        self.setbacks = kept.get("setbacks", 0)
 
     def save(self) -> None:
         """Write checkpoint and weights (of the moving average)."""
@@ -380,6 +398,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
+            "setbacks": self.setbacks,
             "recipe": self.recipe.digest(),
         }
         if self.adversary is not None:
@@ -393,7 +412,9 @@ class Trainer:
     def _loss(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Loss, gain over the input in dB, predicted and sharp frames (B, T, 3, H, W)."""
         recipe = self.recipe
-        batch = self.sampler.draw(step, recipe.frames_at(step), self.rank)
+        # After a setback other batches than those that led to it.
+        number = step + self.setbacks * _STEPS_APART
+        batch = self.sampler.draw(number, recipe.frames_at(step), self.rank)
         blurred, sharp = batch.blurred.to(self.device), batch.sharp.to(self.device)
         half = recipe.precision == "bf16"
         m = self.sampler.m
@@ -426,7 +447,7 @@ class Trainer:
             average_gradients(self.network, self.world)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
         if torch.isfinite(norm):  # one bad batch must not cost the run
-            rate = recipe.rate(self.step)
+            rate = self.rate
             self.optimiser.step(rate)
             if self.adversary is not None:  # the two sides take turns
                 pictures = predicted.flatten(0, 1), sharp.flatten(0, 1)
@@ -442,6 +463,43 @@ class Trainer:
                 average.lerp_(value, 1 - decay)
         self.step += 1
         return float(loss.detach()), float(gain), float(norm)
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step: the recipe's, halved by each setback."""
+        return self.recipe.rate(self.step) * 0.5**self.setbacks
+
+    def _over_processes(self, figures: Tensor) -> Tensor:
+        """The mean over all processes, which must come to the same decisions."""
+        if self.world == 1:
+            return figures
+        shared = figures.to(self.device)
+        dist.all_reduce(shared)
+        return shared.cpu() / self.world
+
+    def _has_diverged(self, loss: float, gain: float) -> bool:
+        """Whether the last steps led astray: their mean loss is no number, or their gain fell."""
+        diverged = not math.isfinite(loss) or gain < self._best_gain - _LARGEST_FALL
+        if not diverged:
+            self._best_gain = max(self._best_gain, gain)
+        return diverged
+
+    def _go_back(self) -> None:
+        """Go back to the last checkpoint, to go on from it with half the rate.
+
+        Raises:
+            RuntimeError: there is none, or it has been gone back to too often.
+        """
+        where = self.step
+        if not self.checkpoint.exists():
+            raise RuntimeError(f"the run diverged before step {where}: take a smaller rate")
+        setbacks = self.setbacks + 1
+        if setbacks > _MOST_SETBACKS:
+            raise RuntimeError(f"the run diverged {setbacks} times, the last at step {where}")
+        self._resume(allow_changes=True)
+        self.setbacks = setbacks
+        print(f"diverged at step {where}: back to step {self.step}, rate halved", flush=True)
+        self.save()
 
     def validate(self, sequences: Iterable[PairSequence]) -> dict[str, float]:
         """Gain of the moving average on each sequence, share of dead units, and beta."""
@@ -464,17 +522,20 @@ class Trainer:
             count += 1
             if self.step % recipe.validate_every and self.step != recipe.steps:
                 continue
-            loss, gain, norm = (total / count).tolist()
+            loss, gain, norm = (self._over_processes(total) / count).tolist()
+            total.zero_()
+            count = 0
+            if self._has_diverged(loss, gain):
+                self._go_back()
+                continue
             row: dict[str, float] = {
                 "step": self.step,
-                "rate": recipe.rate(self.step),
+                "rate": self.rate,
                 "loss": loss,
                 "train_gain": gain,
                 "gradient": norm,
                 **(self.validate(validation) if self.rank == 0 else {}),
             }
-            total.zero_()
-            count = 0
             self.save()
             if self.rank == 0:
                 new = not log.exists()
