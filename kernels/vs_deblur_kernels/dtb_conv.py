@@ -24,9 +24,7 @@ def kernel(dtype: torch.dtype, beta: torch.dtype) -> Kernel:
     return Kernel("dtb_conv", "dtb_conv", defines, _SHARED, CAPABILITY, architecture=True)
 
 
-def fused(
-    h: Tensor, previous: Tensor, weight: Tensor, bias: Tensor, beta: Tensor
-) -> Tensor | None:
+def fused(h: Tensor, previous: Tensor, weight: Tensor, bias: Tensor, beta: Tensor) -> Tensor | None:
     """The blend and its convolution by their kernel; None where others are to compute them.
 
     Arguments and result as those of :func:`vs_deblur_kernels.reference.blended_convolution`. The
