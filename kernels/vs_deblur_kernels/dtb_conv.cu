@@ -175,7 +175,7 @@ dtb_conv(const VALUE *previous, const VALUE *h, const VALUE *weights, const floa
       p[i] = pair(blended(of[0], left_of(n[i]), left_of(p[i]), b),
                   blended(of[1], right_of(n[i]), right_of(p[i]), b));
     }
-    __syncwarp();
+    __syncwarp();  // all of the warp have read what it replaces
     store_matrices_transposed(place.row(past, line), p);
   }
   __syncthreads();  // the result is there
