@@ -83,6 +83,7 @@ def groups(options: Options) -> list[Group]:
     found = [
         Group(f"network {text(main)}", 30, partial(strcnn, size=main, wanted=all_paths)),
         Group(f"kernel dtb skip {text(main)}", 25, partial(measure.blend_and_skip, size=main)),
+        Group(f"kernel dtb_conv {text(main)}", 12, partial(measure.convolved_blend, size=main)),
         Group(
             f"kernel resblock 64 {text(main)}", 12, partial(measure.blocks, size=main, widths=(64,))
         ),

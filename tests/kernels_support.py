@@ -38,4 +38,5 @@ def assert_compiles(kernel: Kernel, architecture: str) -> None:
     assert cubin.startswith(b"\x7fELF")
     assert "0 bytes spill stores, 0 bytes spill loads" in log
     assert "Potential Performance Loss" not in log  # wgmma's products one at a time
-    assert kernel.shared <= 99 << 10  # what the smallest of them have
+    # What the smallest of them have; 9.0a is one alone.
+    assert kernel.shared <= (227 if kernel.architecture else 99) << 10

@@ -316,6 +316,27 @@ def test_a_wrong_kernel_fails_the_checks(
     assert code == 1
 
 
+def test_the_blend_with_its_convolution(
+    tmp_path: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device that it is for, beside what it replaces."""
+    shim = Shim(compiled, capability=(9, 0), most_shared=227 << 10)
+    problem = problems.blended_convolving(HALF)
+    cpu = torch.device("cpu")
+    assert problem.title in [p.title for p in problems.every_problem(shim, cpu, (), (HALF,))]
+    monkeypatch.setattr(problems, "every_problem", lambda *_: [problem])
+    code, found, _ = measured(tmp_path, shim, monkeypatch, "--only", "dtb_conv")
+    assert code == 0
+    checked = {r["subject"]: r["verdict"] for r in found.rows if r["kind"] == "check"}
+    assert checked["dtb_conv 64 fp16"] == checked["own check of dtb_conv fp16"] == "passed"
+    rows = {r["path"]: r for r in found.rows if r["kind"] == "kernel"}
+    assert {"the library and the kernel dtb", paths.EAGER, paths.COMPILE, "kernel"} <= rows.keys()
+    assert {r["verdict"] for r in rows.values()} == {"right"}
+    assert rows["kernel"]["subject"] == "dtb_conv 64"
+    text = (tmp_path / "kernels.md").read_text()
+    assert "dtb_conv 64 fp16 at 8x8, against the best library path" in text
+
+
 def test_stop_where_a_check_failed(
     tmp_path: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -382,15 +382,19 @@ def test_the_doctor_names_each_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(operation, "check", lambda *_: None)
     monkeypatch.setattr(dtb.operation, "check", fail)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.delenv("VS_DEBLUR_KERNELS", raising=False)
     fine = ("ok", "right on a small input")
     assert doctor() == {
         "kernel dtb": ("warn", "left out: dtb differs"),
+        "kernel dtb_conv": ("ok", f"{fine[1]}; used with VS_DEBLUR_KERNELS=cupy only"),
         "kernel planes": fine,
         "kernel resblock": ("ok", f"{fine[1]}; used with VS_DEBLUR_KERNELS=cupy only"),
         "kernel resblock5": fine,
         "kernel skip": fine,
     }
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    assert "kernel dtb_conv" not in doctor()
 
 
 def fail(*_: Any) -> None:

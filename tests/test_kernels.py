@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tests.kernels_support import ARCHITECTURES, assert_as_good, assert_compiles, errors
 from tests.shim import Shim, ShimError
-from vs_deblur_kernels import dtb, reference, resblock, resblock5, resblock_wgmma, skip
+from vs_deblur_kernels import dtb, dtb_conv, reference, resblock, resblock5, resblock_wgmma, skip
 from vs_deblur_kernels._compile import Kernel, KernelError, compile_cubin
 from vs_deblur_kernels.dispatch import launching_by
 from vs_deblur_models.blocks import cast_
@@ -171,7 +171,7 @@ def by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels need not prove themselves first: the test does that."""
-    for module in (dtb, skip, resblock, resblock5):
+    for module in (dtb, dtb_conv, skip, resblock, resblock5):
         monkeypatch.setattr(module.operation, "check", lambda *_: None)
         monkeypatch.setattr(module.operation, "found", {})
 
@@ -560,7 +560,7 @@ def test_networks(compiled: Path, name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.usefixtures("by_name")
 def test_network_by_wgmma(compiled: Path) -> None:
-    check_network("strcnn_dtb", torch.float16, hopper(compiled), {"resblock_wgmma", "dtb"})
+    check_network("strcnn_dtb", torch.float16, hopper(compiled), {"resblock_wgmma", "dtb_conv"})
 
 
 @torch.no_grad()
@@ -584,6 +584,7 @@ def check_network(name: str, dtype: torch.dtype, shim: Shim, entries: set[str]) 
 def variants() -> list[Kernel]:
     """Every form of every kernel that is ever launched."""
     found = [dtb.kernel(t, b) for t in dtb.TYPES for b in dtb.TYPES]
+    found += [dtb_conv.kernel(t, b) for t in dtb_conv.TYPES for b in dtb.TYPES]
     both = [(False, False), (False, True), (True, False), (True, True)]
     found += [skip.kernel(t, skip=w, relu=r) for t in skip.TYPES for w, r in both]
     found += [

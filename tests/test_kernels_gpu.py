@@ -11,7 +11,8 @@ from torch import Tensor
 from tests.kernels_support import assert_as_good
 from tests.shim import Shim
 from tests.test_kernels import block, features, normal
-from vs_deblur_kernels import dtb, reference, resblock, resblock5, skip
+from tests.test_kernels_dtb_conv import exact_of, hopper, inputs
+from vs_deblur_kernels import dtb, dtb_conv, reference, resblock, resblock5, skip
 from vs_deblur_kernels._compile import CupyBackend
 
 pytestmark = [
@@ -41,6 +42,20 @@ def test_dtb(backend: CupyBackend, dtype: torch.dtype, layout: str) -> None:
         exact = reference.blend(a.double(), h.double(), p.double(), beta.double())
         found = dtb.launch(backend, a, h, p, beta)
         assert_as_good(found, reference.blend(a, h, p, beta), exact)
+
+
+@pytest.mark.parametrize("dtype", list(dtb_conv.TYPES), ids=str)
+def test_dtb_conv(backend: CupyBackend, dtype: torch.dtype, compiled: Path) -> None:
+    if torch.cuda.get_device_capability() != dtb_conv.CAPABILITY:
+        pytest.skip("needs compute capability 9.0")
+    for images, height, width in SIZES:
+        parts = [t.cuda() for t in inputs(images, height, width, dtype)]
+        found = dtb_conv.launch(backend, *parts)
+        assert_as_good(found, reference.blended_convolution(*parts), exact_of(parts))
+    parts = inputs(1, 17, 18, dtype)
+    emulated = dtb_conv.launch(hopper(compiled), *parts)
+    real = dtb_conv.launch(backend, *(t.cuda() for t in parts))
+    torch.testing.assert_close(real.cpu(), emulated, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("dtype", list(skip.TYPES), ids=str)

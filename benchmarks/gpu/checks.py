@@ -27,7 +27,7 @@ from torch import Tensor
 
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.problems import Inputs, Problem, Size, kernels, planes_module, short
-from vs_deblur_kernels import dtb, resblock, resblock5, skip
+from vs_deblur_kernels import dtb, dtb_conv, resblock, resblock5, skip
 from vs_deblur_kernels._compile import Backend, Kernel
 from vs_deblur_kernels.dispatch import Operation
 
@@ -160,6 +160,7 @@ def operations() -> dict[str, tuple[Operation, list[torch.dtype]]]:
     """The operations and the types that they prove themselves for."""
     found: dict[str, tuple[Operation, list[torch.dtype]]] = {
         "dtb": (dtb.operation, list(dtb.TYPES)),
+        "dtb_conv": (dtb_conv.operation, list(dtb_conv.TYPES)),
         "skip": (skip.operation, list(skip.TYPES)),
         "resblock": (resblock.operation, list(resblock.TYPES)),
         "resblock5": (resblock5.operation, list(resblock5.TYPES)),
@@ -179,8 +180,10 @@ def own_check(device: Device, operation: Operation, dtype: torch.dtype, title: s
 
 
 def own_checks(device: Device, types: Sequence[torch.dtype]) -> Iterator[Outcome]:
-    """The checks of all operations."""
+    """The checks of all operations that are for the device."""
     for name, (operation, known) in operations().items():
+        if operation.only not in (None, device.backend().capability(device.device)):
+            continue
         for dtype in known:
             if dtype.is_floating_point and dtype not in (*types, torch.float32):
                 continue

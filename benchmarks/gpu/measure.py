@@ -31,7 +31,9 @@ from benchmarks.gpu.problems import (
     Problem,
     Size,
     adding,
+    blended_convolving,
     blending,
+    blends_convolved,
     call,
     chosen,
     composed,
@@ -47,6 +49,7 @@ from benchmarks.gpu.problems import (
     stacking,
     traffic,
     unpack,
+    with_blend,
     with_epilogue,
 )
 from benchmarks.gpu.results import Results
@@ -581,6 +584,22 @@ def blend_and_skip(session: Session, size: tuple[int, int]) -> None:
         for problem in (blending(64, dtype), skipping(64, dtype)):
             compiled = session.device.compile(problem.plain, "default")
             kernel(session, problem, problem.name, half, {ways.COMPILE: compiled})
+
+
+def convolved_blend(session: Session, size: tuple[int, int]) -> None:
+    """The blend with its own convolution, at half the frame's size."""
+    device = session.device
+    backend = device.backend()
+    if not blends_convolved(backend, device.device):
+        print("  dtb_conv: not for this device", flush=True)
+        return
+    for dtype in session.options.halves:
+        problem = blended_convolving(dtype)
+        others: dict[str, Callable[[Inputs], Tensor]] = {
+            "the library and the kernel dtb": partial(with_blend, backend),
+            ways.COMPILE: device.compile(problem.plain, "default"),
+        }
+        kernel(session, problem, problem.name, (size[0] // 2, size[1] // 2), others)
 
 
 def blocks(session: Session, size: tuple[int, int], widths: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vs_deblur_kernels import dtb, reference, resblock, resblock5, skip
+from vs_deblur_kernels import dtb, dtb_conv, reference, resblock, resblock5, skip
 from vs_deblur_kernels._compile import HERE, Argument, Backend, Grid, Kernel, KernelError
 from vs_deblur_kernels.dispatch import VARIABLE, launching_by, missing
 from vs_deblur_kernels.pixels import PixelFormat
@@ -156,6 +156,36 @@ def blending(channels: int, dtype: torch.dtype, layout: str = "channels_last") -
         lambda t: reference.blend(t[0], t[1], t[2], t[3]),
         changing=(0, 1, 2, 3),
     )
+
+
+def blended_convolving(dtype: torch.dtype) -> Problem:
+    """Dynamic temporal blending with its own convolution, by ``dtb_conv.cu``."""
+
+    def make(generator: torch.Generator, size: Size) -> Inputs:
+        images, height, width = size
+        shape = (images, dtb_conv.CHANNELS, height, width)
+        h, previous = (last(_normal(generator, *shape).to(dtype)) for _ in range(2))
+        weight = _normal(generator, shape[1], 2 * shape[1], 5, 5) * (50 * shape[1]) ** -0.5
+        bias = _normal(generator, shape[1])
+        return [h, previous, weight.to(dtype), bias.to(dtype), torch.tensor(0.3, dtype=dtype)]
+
+    return Problem(
+        "dtb_conv",
+        f"dtb_conv {dtb_conv.CHANNELS}",
+        dtype,
+        make,
+        lambda backend, t: dtb_conv.launch(backend, t[0], t[1], t[2], t[3], t[4]),
+        lambda t: reference.blended_convolution(t[0], t[1], t[2], t[3], t[4]),
+        changing=(0, 1, 4),
+        is_ours=False,  # a stand-in need not be a device that the kernel is for
+        flops=lambda t: 2.0 * t[0].numel() * t[2][0].numel(),
+    )
+
+
+def with_blend(backend: Backend, t: Inputs) -> Tensor:
+    """The same by the library's convolution and the kernel ``dtb``."""
+    both = torch.cat((t[1], t[0]), dim=1)
+    return dtb.launch(backend, F.conv2d(both, t[2], t[3], padding=2), t[0], t[1], t[4])
 
 
 def skipping(channels: int, dtype: torch.dtype, *, relu: bool = False) -> Problem:
@@ -433,6 +463,13 @@ def fits(backend: Backend, device: torch.device, channels: int, dtype: torch.dty
     return resblock.kernel(channels, dtype, relu=False).shared <= backend.most_shared(device)
 
 
+def blends_convolved(backend: Backend, device: torch.device) -> bool:
+    """Whether ``dtb_conv.cu`` runs on a device."""
+    shared = dtb_conv.kernel(torch.float16, torch.float16).shared
+    is_for = backend.capability(device) == dtb_conv.CAPABILITY
+    return is_for and shared <= backend.most_shared(device)
+
+
 def chosen(backend: Backend, device: torch.device, channels: int, dtype: torch.dtype) -> str | None:
     """The source that :func:`resblock.fused` runs where that is not ``resblock``."""
     if not HAS_WGMMA:
@@ -473,6 +510,8 @@ def every_problem(
     floats = [t for t in FLOATS if t in halves or t == torch.float32]
     found = [blending(64, t) for t in floats]
     found += [blending(5, t, "NCHW") for t in floats]
+    if blends_convolved(backend, device):
+        found += [blended_convolving(t) for t in halves]
     found += [skipping(64, t) for t in floats]
     found += [skipping(24, t, relu=True) for t in halves]
     for dtype in halves:

@@ -206,7 +206,8 @@ def _blend(results: Results) -> list[Goal]:
 
 def _blocks(results: Results) -> list[Goal]:
     found = []
-    rows = [r for r in results.rows if r["kind"] == "kernel" and r["subject"].endswith("3x3")]
+    rows = [r for r in results.rows if r["kind"] == "kernel"]
+    rows = [r for r in rows if r["subject"].endswith("3x3") or r["subject"].startswith("dtb_conv")]
     for subject, size, dtype in dict.fromkeys((r["subject"], r["size"], r["dtype"]) for r in rows):
         here = [r for r in rows if (r["subject"], r["size"], r["dtype"]) == (subject, size, dtype)]
         ours = fastest(r for r in here if r["path"].startswith("kernel"))

@@ -29,7 +29,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-HEADERS = ("device.cuh",)
+HEADERS = ("device.cuh", "blend.cuh")
 
 
 class KernelError(RuntimeError):

@@ -102,6 +102,7 @@ class Operation:
         check: launches the kernel on a small input of a type and compares it with the reference;
             raises :class:`KernelError` with what is wrong.
         automatic: whether ``auto`` uses the kernel.
+        only: the one compute capability that there is a kernel for; None: it is for all.
         usual: the type that :func:`examine` tries.
         found: what is wrong with the kernel, by device and type; None: it proved itself.
     """
@@ -109,6 +110,7 @@ class Operation:
     name: str
     check: Check
     automatic: bool
+    only: tuple[int, int] | None = None
     usual: torch.dtype = torch.float16
     found: dict[tuple[torch.device, torch.dtype], str | None] = field(default_factory=dict)
 
@@ -153,12 +155,19 @@ class Operation:
             return None
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return None
+        if not self.is_for(first.device):
+            return None
         wrong = self.wrong(first.device, first.dtype)
         if wrong is None:
             return launcher
         if wanted == "cupy":
             raise KernelError(wrong)
         return None
+
+    def is_for(self, device: torch.device) -> bool:
+        """Whether there is a kernel for such a device."""
+        launcher = _on(device)
+        return self.only is None or launcher is None or launcher.capability(device) == self.only
 
     def wrong(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """What is wrong with the kernel; None if it proved itself, now or before."""
@@ -237,14 +246,18 @@ def launching_by(backend: Backend) -> Iterator[None]:
         _stand_in = before
 
 
-OPERATIONS = ("dtb", "planes", "resblock", "resblock5", "skip")
+OPERATIONS = ("dtb", "dtb_conv", "planes", "resblock", "resblock5", "skip")
 
 
 def examine(device: torch.device) -> Iterator[tuple[Operation, str | None]]:
-    """Have every operation prove itself on a device; with each comes what is wrong, or None."""
+    """Have every operation that there is for a device prove itself there.
+
+    With each comes what is wrong, or None.
+    """
     for name in OPERATIONS:
         operation: Operation = import_module(f"vs_deblur_kernels.{name}").operation
-        yield operation, operation.wrong(device, operation.usual)
+        if operation.is_for(device):
+            yield operation, operation.wrong(device, operation.usual)
 
 
 def compare(name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:

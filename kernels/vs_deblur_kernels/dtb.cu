@@ -11,7 +11,7 @@
 //
 // Defined at compile time: VALUE, the type of the tensors, and BETA, that of beta: float, float16 or
 // bfloat16.
-#include "device.cuh"
+#include "blend.cuh"
 
 constexpr int VALUES = 16 / sizeof(VALUE);
 
@@ -21,11 +21,8 @@ union Vector {
 };
 
 DEVICE VALUE blend(VALUE a, VALUE h, VALUE previous, float beta) {
-  const float now = to_float(h), past = to_float(previous);
-  float w = fabsf(tanhf(to_float(a))) + beta;
-  w = w > 1.f ? 1.f : w;  // not fminf, which would drop a NaN
   VALUE out;
-  from_float(fmaf(w, now, (1.f - w) * past), out);
+  from_float(blended(to_float(a), to_float(h), to_float(previous), beta), out);
   return out;
 }
 
@@ -33,8 +30,7 @@ DEVICE VALUE blend(VALUE a, VALUE h, VALUE previous, float beta) {
 KERNEL(256)
 dtb(const VALUE *a, const VALUE *h, const VALUE *previous, const BETA *beta, VALUE *out, long long count) {
   const long long thread = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-  float b = to_float(*beta);
-  b = b < 0.f ? 0.f : b > 1.f ? 1.f : b;
+  const float b = clamped(to_float(*beta));
 
   const long long first = thread * VALUES;
   if (first + VALUES <= count) {

@@ -50,6 +50,26 @@ def blend(a: Tensor, h: Tensor, previous: Tensor, beta: Tensor) -> Tensor:
     return w * h + (1.0 - w) * previous
 
 
+def blended_convolution(
+    h: Tensor, previous: Tensor, weight: Tensor, bias: Tensor, beta: Tensor
+) -> Tensor:
+    """Dynamic temporal blending with its own convolution, equations 2 and 3 of Kim et al. 2017.
+
+    Args:
+        h: features of this frame, (B, C, H, W).
+        previous: blended features of the last frame, (B, C, H, W).
+        weight: of the blend's convolution, (C, 2C, K, K), K odd; the first C inputs are
+            ``previous``.
+        bias: of that convolution, (C,).
+        beta: as for :func:`blend`.
+
+    Returns:
+        :func:`blend` with ``a = conv(cat(previous, h))``, zeros around the image, (B, C, H, W).
+    """
+    both = torch.cat((previous, h), dim=1)
+    return blend(F.conv2d(both, weight, bias, padding=weight.shape[-1] // 2), h, previous, beta)
+
+
 def resblock(
     x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, *, relu: bool = False
 ) -> Tensor:

@@ -179,23 +179,17 @@ _packed: Any = WeakIdKeyDictionary()
 
 
 def packed(
-    weight1: Tensor,
-    bias1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor,
-    *,
-    by: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = pack,
+    *parts: Tensor, by: Callable[..., tuple[Tensor, Tensor]] = pack
 ) -> tuple[Tensor, Tensor]:
     """:func:`pack`, remembered for as long as the first weights live and none of them changes.
 
-    ``by``: another function of that kind.
+    ``by``: another function of that kind, of as many parts as it takes.
     """
     # In inference mode tensors have no version, and are not changed in place after loading.
-    parts = (weight1, bias1, weight2, bias2)
     state = (by, *((t.data_ptr(), 0 if t.is_inference() else t._version) for t in parts))
-    found = _packed.get(weight1)
+    found = _packed.get(parts[0])
     if found is None or found[0] != state:
-        found = _packed[weight1] = (state, by(*parts))
+        found = _packed[parts[0]] = (state, by(*parts))
     kept: tuple[Tensor, Tensor] = found[1]
     return kept
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vs_deblur_kernels import dtb, resblock, resblock5
+from vs_deblur_kernels import dtb, dtb_conv, resblock, resblock5
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
 
@@ -161,6 +161,11 @@ class DynamicTemporalBlending(nn.Module):
         Returns:
             blended features, (B, C, H, W).
         """
+        weight, bias = self.conv.weight, self.conv.bias
+        assert bias is not None
+        fused = dtb_conv.fused(h, previous, weight, bias, self.beta)
+        if fused is not None:
+            return fused
         a = self.conv(torch.cat((previous, h), dim=1))
         return dtb.blend(a, h, previous, self.beta)
 

@@ -115,6 +115,8 @@ class Shim:
 
     def text(self, kernel: Kernel) -> str:
         text = kernel.text
+        for name in HEADERS[1:]:  # they may be changed as well; device.cuh is ours
+            text = text.replace(f'#include "{name}"\n', (HERE / name).read_text(encoding="utf-8"))
         for old, new in self.changes:
             assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {kernel.source}.cu"
             text = text.replace(old, new)
