@@ -29,8 +29,9 @@
 //   thread, at most 128 registers. Reads 1.56 of each source (from memory once, the rest from L2),
 //   writes out once: bound by the tensor cores. By count, a product of 64 x 128 x 16 takes 64
 //   cycles of them, 32 of shared memory for pixels and 16 of L1 for weights; a tile is 400 of them,
-//   25,600 cycles, beside which the blend is 4,000 of arithmetic that the other block's products
-//   hide. A tile also reads all weights, 400 KiB, from L2.
+//   25,600 cycles, beside which the blend is some 3,000 of arithmetic that the other block's
+//   products hide. A tile also reads all weights, 400 KiB, from L2: 16 bytes a cycle, as long as
+//   its warpgroups are close enough for the second to find in L1 what the first has read.
 //
 // Defined at compile time: VALUE, the type of the tensors (float16 or bfloat16), and BETA, that of
 // beta (float, float16 or bfloat16). Compute capability 9.0 only, compiled for sm_90a.
@@ -130,9 +131,9 @@ DEVICE void convolve(float (&sums)[4 * TILE_H], uint32 start, const VALUE *weigh
   }
 }
 
-// previous, h and out: (images, height, width, CHANNELS). weights: (2, TAPS, CHANNELS / 16, 128, 8),
-// previous's first, in the order of dtb_conv.py; bias: (CHANNELS). beta: one number. All tensors
-// begin at multiples of 16 bytes. Grid: tiles across, tiles down, images.
+// previous, h and out: (images, height, width, CHANNELS). weights: (2, TAPS, CHANNELS / 16, 128,
+// 8), previous's first, in the order of dtb_conv.py; bias: (CHANNELS). beta: one number. What is
+// read by vectors begins at multiples of 16 bytes. Grid: tiles across, tiles down, images.
 KERNEL(THREADS, 2)
 dtb_conv(const VALUE *previous, const VALUE *h, const VALUE *weights, const float *bias,
          const BETA *beta, VALUE *out, int height, int width) {
