@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from tests.shim import Shim
 from vs_deblur.cli.doctor import check_kernels
 from vs_deblur.engine import Deblurrer
@@ -415,3 +416,41 @@ def test_the_doctor_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_doctor_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vs_deblur.engine.choose_device", lambda name: torch.device("cpu"))
     assert doctor() == {"kernels": ("ok", "not used: no CUDA device")}
+
+
+def test_every_operation_is_named() -> None:
+    """Where the doctor, the benchmark and the docs look for them."""
+    import pkgutil
+
+    import vs_deblur_kernels
+
+    modules = (m.name for m in pkgutil.iter_modules(vs_deblur_kernels.__path__))
+    found = {
+        n
+        for n in modules
+        if hasattr(importlib.import_module(f"vs_deblur_kernels.{n}"), "operation")
+    }
+    assert found == set(dispatch.OPERATIONS)
+    text = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in text for name in found)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_device_that_a_kernel_is_not_for(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name too, others compute: it is asked for where it is to be had."""
+    monkeypatch.setenv("VS_DEBLUR_KERNELS", "cupy")
+    x = torch.zeros((1, 32, 4, 4)).half()
+    parts = [torch.zeros((32, 32, 3, 3)).half(), torch.zeros(32).half()] * 2
+    with launching_by(shim := Shim(compiled, capability=(7, 5))):
+        assert resblock.fused(x, *parts) is None
+    assert not shim.launches
+
+
+def test_what_is_told_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VS_DEBLUR_KERNELS", raising=False)
+    monkeypatch.setattr(dispatch, "missing", lambda: None)
+    assert dispatch.summary() == "with kernels"
+    monkeypatch.setattr(dispatch, "missing", lambda: "CuPy is not installed")
+    assert dispatch.summary() == "no kernels: CuPy is not installed"
+    monkeypatch.setenv("VS_DEBLUR_KERNELS", "reference")
+    assert dispatch.summary() == "no kernels: VS_DEBLUR_KERNELS=reference"

@@ -483,6 +483,7 @@ def right(source: str, folder: Path, seed: int, *changes: tuple[str, str]) -> bo
             found = dtb.launch(shim, a, h, previous, beta)
             exact = reference.blend(a.double(), h.double(), previous.double(), beta.double())
         else:
+            assert source == "skip"
             x, y = (
                 features(1, 24, 5, 7, dtype=torch.float16, layout="channels_last", seed=s)
                 for s in range(2)

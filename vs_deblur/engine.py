@@ -34,7 +34,7 @@ from vs_deblur.tiling import (
 from vs_deblur.timeline import Output, Plan, stream
 from vs_deblur.weights import load
 from vs_deblur_kernels._compile import KernelError
-from vs_deblur_kernels.dispatch import UnknownModeError, require
+from vs_deblur_kernels.dispatch import UnknownModeError, require, summary
 from vs_deblur_kernels.pixels import PixelFormat
 from vs_deblur_kernels.planes import add, stack, unpack
 from vs_deblur_kernels.reference import add_rgb, pad_to, to_rgb
@@ -199,7 +199,7 @@ def check_kernels(device: torch.device) -> None:
         raise DeviceError(str(error), str(device), KERNELS_ADVICE) from error
 
 
-KERNELS_ADVICE = "use VS_DEBLUR_KERNELS=reference to do without kernels"
+KERNELS_ADVICE = "unset VS_DEBLUR_KERNELS, or set it to reference to do without kernels"
 
 
 def memory_budget(device: torch.device) -> float:
@@ -330,7 +330,7 @@ class Deblurrer:
         """One line: model, device, precision and why."""
         where = str(self.device)
         if self.device.type == "cuda":
-            where += f" ({torch.cuda.get_device_name(self.device)})"
+            where += f" ({torch.cuda.get_device_name(self.device)}, {summary()})"
         else:
             where += f" ({torch.get_num_threads()} threads)"
         return f"{self.model} on {where}, {self.precision} ({self.precision_reason})"

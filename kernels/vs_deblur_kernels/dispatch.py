@@ -75,6 +75,15 @@ def missing() -> str | None:
     return None
 
 
+def summary() -> str:
+    """In a few words, whether kernels are used on a CUDA device."""
+    if mode() == "reference":
+        return f"no kernels: {VARIABLE}=reference"
+    if _stand_in is None and (reason := missing()) is not None:
+        return f"no kernels: {reason}"
+    return "with kernels"
+
+
 def require(device: torch.device) -> None:
     """See to it that what ``VS_DEBLUR_KERNELS`` asks for can be had on a device.
 
@@ -98,11 +107,13 @@ class Operation:
     """Something that both a kernel and the reference can do.
 
     Attributes:
-        name: that of its ``.cu`` file.
+        name: that of its module here, and of its ``.cu`` file if it has one.
         check: launches the kernel on a small input of a type and compares it with the reference;
             raises :class:`KernelError` with what is wrong.
         automatic: whether ``auto`` uses the kernel.
-        only: the one compute capability that there is a kernel for; None: it is for all.
+        least: the least compute capability that there is a kernel for.
+        only: the one compute capability that there is a kernel for; None: it is for all from
+            ``least`` on.
         usual: the type that :func:`examine` tries.
         found: what is wrong with the kernel, by device and type; None: it proved itself.
     """
@@ -110,6 +121,7 @@ class Operation:
     name: str
     check: Check
     automatic: bool
+    least: tuple[int, int] = (0, 0)
     only: tuple[int, int] | None = None
     usual: torch.dtype = torch.float16
     found: dict[tuple[torch.device, torch.dtype], str | None] = field(default_factory=dict)
@@ -167,7 +179,10 @@ class Operation:
     def is_for(self, device: torch.device) -> bool:
         """Whether there is a kernel for such a device."""
         launcher = _on(device)
-        return self.only is None or launcher is None or launcher.capability(device) == self.only
+        if launcher is None:
+            return True
+        capability = launcher.capability(device)
+        return capability >= self.least and self.only in (None, capability)
 
     def wrong(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """What is wrong with the kernel; None if it proved itself, now or before."""

@@ -1,6 +1,6 @@
 // Dynamic temporal blending (Kim et al. 2017, equations 2 and 3), one pass over memory:
 //
-//   w = min(1, |tanh(a)| + beta),    out = w h + (1 - w) previous
+//   w = min(1, |tanh(a)| + beta),    out = w h + (1 - w) previous,    beta clamped to 0..1
 //
 // All four tensors have the same layout, whatever it is: element i of one meets element i of the
 // others. Each thread takes 16 bytes of each tensor, VALUES numbers; the last `count % VALUES`

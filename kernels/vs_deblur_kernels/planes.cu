@@ -50,7 +50,7 @@ template <> constexpr bool IS_FLOAT<float> = true;
 constexpr int DOUBLING_X = SUB_X ? TAPS : 1, DOUBLING_Y = SUB_Y ? TAPS : 1;
 constexpr int HALVING_X = SUB_X ? 2 * TAPS : 1, HALVING_Y = SUB_Y ? 2 * TAPS : 1;
 
-// Numbers of a format, in this order.
+// Numbers of a format, in the order of _numbers in planes.py.
 struct Format {
   float luma_offset, luma_scale, luma_unit;        // unit: 1 / scale
   float chroma_offset, chroma_scale, chroma_unit;  // of U and V

@@ -7,7 +7,7 @@
 // and one for each of the others. Tensors are channels_last and have a multiple of VALUES channels,
 // so that the 16 bytes which a thread takes lie within a pixel and begin at a multiple of VALUES.
 //
-//   reads n or 2 n, writes n values: bound by memory. No shared memory; some 40 registers.
+//   reads n or 2 n, writes n values: bound by memory. No shared memory; at most 30 registers.
 //
 // Defined at compile time: VALUE (float, float16 or bfloat16), WITH_SKIP and RELU (0 or 1).
 #include "device.cuh"

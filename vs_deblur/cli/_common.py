@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from vs_deblur.engine import Deblurrer, Kind
 
 _verbose = False
+_LOGGERS = ("vs_deblur", "vs_deblur_kernels")  # those that speak to users
 
 
 def be_verbose() -> None:
     """Show tracebacks and what libraries have to say."""
     global _verbose
     _verbose = True
-    logging.getLogger("vs_deblur").setLevel(logging.DEBUG)
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.DEBUG)
 
 
 class _OneLine(logging.Handler):
@@ -90,8 +92,9 @@ def run(group: click.Group, args: Sequence[str] | None) -> NoReturn:
     _open_standard_descriptors()
     _signals.install()
     handler = _OneLine()
-    logging.getLogger("vs_deblur").addHandler(handler)
-    logging.getLogger("vs_deblur").propagate = False
+    for name in _LOGGERS:
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).propagate = False
     try:
         code = _invoke(group, list(sys.argv[1:] if args is None else args))
         if sys.stdout is not None:
