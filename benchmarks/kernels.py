@@ -21,9 +21,10 @@ Kernels that the package does not have (yet) are left out with a line that says 
 
 Rows go into ``kernels.csv`` as they come, a page and a plot beside it when all is done:
 ``benchmarks/results/<device>/`` or ``-o``. ``--resume`` leaves out what the file has for this
-device, torch and state of the sources. ``--minutes`` bounds the run (8): groups are run in the
-order of importance (``--list``), and those that would not fit any more are left out. ``--only
-network,dtb`` takes the groups with these words in their names; ``--quick`` times less often.
+device, torch and state of the sources. ``--minutes`` bounds the run (20, in which all should fit on
+an H100; 8 do without autotuning): groups are run in the order of importance (``--list``), and those
+that would not fit any more are left out. ``--only network,dtb`` takes the groups with these words
+in their names; ``--quick`` times less often.
 
 Exit codes: 0; 1 if a check failed (times are taken all the same, unless ``--stop``); 2 wrong
 arguments; 6 no CUDA device.
@@ -234,10 +235,9 @@ def run(session: Session, arguments: argparse.Namespace, alone: Spawn) -> int:
         measure.peaks(session)
         for group in selected(groups(session.options), arguments.only):
             left = budget - (device.clock() - begin)
-            if group.seconds * (0.6 if arguments.quick else 1.0) > left:
-                left_out.append(
-                    f"{group.name}: takes about {group.seconds:.0f} s, {left:.0f} s left"
-                )
+            seconds = group.seconds * pace(arguments)
+            if seconds > left:
+                left_out.append(f"{group.name}: takes about {seconds:.0f} s, {left:.0f} s left")
                 print(f"left out: {left_out[-1]}", flush=True)
                 continue
             print(f"-- {group.name} ({left:.0f} s left)", flush=True)
@@ -261,6 +261,11 @@ def run(session: Session, arguments: argparse.Namespace, alone: Spawn) -> int:
     return code
 
 
+def pace(arguments: argparse.Namespace) -> float:
+    """By what the times of groups are to be multiplied."""
+    return 0.6 if arguments.quick else 1.0
+
+
 def selected(all_: Sequence[Group], only: str | None) -> list[Group]:
     """The groups that have one of the words (comma-separated) in their names."""
     words = [w.strip() for w in (only or "").split(",") if w.strip()]
@@ -270,12 +275,15 @@ def selected(all_: Sequence[Group], only: str | None) -> list[Group]:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        "benchmarks.kernels", description=(__doc__ or "").split("\n")[0]
+        "benchmarks.kernels",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-o", "--output", type=Path, help="folder for the results")
+    folder = "folder for the results (default: benchmarks/results/DEVICE)"
+    parser.add_argument("-o", "--output", type=Path, help=folder)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions and sizes")
     parser.add_argument("--only", help="groups with one of these words, comma-separated")
-    parser.add_argument("--minutes", type=float, default=8.0, help="time for all (default: 8)")
+    parser.add_argument("--minutes", type=float, default=20.0, help="time for all (default: 20)")
     parser.add_argument("--resume", action="store_true", help="leave out rows that are there")
     parser.add_argument("--skip-checks", action="store_true", help="measure without checking")
     parser.add_argument("--no-sanitizer", action="store_true", help="no compute-sanitizer")
@@ -284,7 +292,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for hidden in ("--group", "--run"):  # how it calls itself
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--launch-small", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if not arguments.minutes > 0:
+        parser.error(f"--minutes must be more than 0, not {arguments.minutes:g}")
+    return arguments
 
 
 def start(device: Device, options: Options, arguments: argparse.Namespace) -> Session:
@@ -308,10 +319,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure; see the module's text."""
     arguments = parse(argv)
     options = QUICK if arguments.quick else Options()
+    if not arguments.group and not selected(groups(options), arguments.only):
+        wrong = f"--only {arguments.only}: no group has such a word in its name (--list)"
+        print(f"benchmarks.kernels: {wrong}", file=sys.stderr)
+        return 2
     if arguments.list:
+        total = 0.0
         for group in selected(groups(options), arguments.only):
             where = ", in a process of its own" if group.is_alone else ""
-            print(f"{group.name}: about {group.seconds:.0f} s{where}")
+            total += group.seconds * pace(arguments)
+            print(f"{group.name}: about {group.seconds * pace(arguments):.0f} s{where}")
+        print(f"all: about {total / 60:.0f} minutes on an H100, and some for the checks before")
         return 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is missing is said in one line
