@@ -11,6 +11,7 @@ import torch
 from training.data import load_pairs, prepare
 from training.look import contact_sheet, plot
 from training.publish import publish
+from training.table import VARIANTS, as_markdown, table
 from training.train import Recipe, Trainer, make_sampler, weights_at
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -74,6 +75,28 @@ def train(
 def sheet(recipe: Path, data: Path, run: Path, count: int, output: Path) -> None:
     """Write a picture of what the network is fed: blurred frames left, sharp ones right."""
     contact_sheet(make_sampler(Recipe.load(recipe), data, run / "sequences"), output, count)
+
+
+@main.command("table")
+@click.argument("recipe", type=FILE)
+@DATA
+@RUN
+@click.option("--variants", default="cnn,strcnn,strcnn_dtb", show_default=True)
+@click.option("--seeds", default=3, show_default=True, help="Runs of each variant.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads on the CPU.")
+def table_command(
+    recipe: Path, data: Path, run: Path, variants: str, seeds: int, device: str, threads: int
+) -> None:
+    """Compare networks at equal budgets: Table 1 of Kim et al. 2017, in small."""
+    unknown = [v for v in variants.split(",") if v not in VARIANTS]
+    if unknown:
+        names = ", ".join(VARIANTS)
+        raise click.UsageError(f"no variant {', '.join(unknown)}; there are {names}")
+    torch.set_num_threads(threads)
+    chosen = [VARIANTS[v] for v in variants.split(",")]
+    gains = table(Recipe.load(recipe), chosen, range(seeds), data, run, device)
+    click.echo(as_markdown(gains))
 
 
 @main.command("plot")

@@ -78,6 +78,7 @@ class Recipe:
         real_share, still_real_share, sharp_share: see :class:`training.data.Sampler`.
         synthetic_count: different synthetic sequences; photos: folder they are made from.
         live: make synthetic sequences anew for every sample, on the training's device.
+        hold_out: keep every so-manieth photograph from training; 0: none.
         pairs, videos: real sequences; validation: pair folders to measure on, never trained on.
         same_scene: those of ``validation`` that show a scene of the training pairs (other frames).
         attribution: what the weights are trained on, for manifest and card.
@@ -117,6 +118,7 @@ class Recipe:
     sharp_share: float = 0.0
     synthetic_count: int = 2000
     live: bool = False
+    hold_out: int = 0
     photos: str = ""
     pairs: tuple[PairSource, ...] = ()
     videos: tuple[VideoSource, ...] = ()
@@ -170,9 +172,19 @@ class Recipe:
                 if v not in values:
                     raise ValueError(f"{name} must be one of {', '.join(values)}, not {v}")
 
+    def kept_from_training(self, photos: Sequence[Path]) -> list[Path]:
+        """The photographs that are held out."""
+        return [p for i, p in enumerate(photos) if self.hold_out and i % self.hold_out == 0]
+
     def digest(self) -> str:
-        """What tells this recipe from others, as text."""
-        return hashlib.sha256(repr(asdict(self)).encode()).hexdigest()[:16]
+        """What tells this recipe from others, as text.
+
+        What is as it is by default does not count, so that new kinds of settings leave runs that
+        do not use them as they were.
+        """
+        usual = asdict(Recipe(self.network))
+        set_here = {k: v for k, v in asdict(self).items() if v != usual[k]}
+        return hashlib.sha256(repr((self.network, set_here)).encode()).hexdigest()[:16]
 
     def frames_at(self, step: int) -> int:
         """Frames of a sequence at a step."""
@@ -209,13 +221,15 @@ def make_sampler(recipe: Recipe, data: Path, cache: Path, device: str = "cpu") -
             load_high_speed(data / video.file, tau, tau + 2, video.linear) for tau in video.taus
         ]
         weights += [video.weight / len(video.taus)] * len(video.taus)
+    photos = images(data / recipe.photos)
+    kept = set(recipe.kept_from_training(photos))
     with torch.device("meta"):
         m = int(build_network(recipe.network, recipe.config).spec.look_behind)
     return Sampler(
         pairs=pairs,
         weights=weights,
         synthesis=recipe.synthesis,
-        photos=images(data / recipe.photos),
+        photos=[p for p in photos if p not in kept],
         cache=cache,
         count=recipe.synthetic_count,
         real_share=recipe.real_share,
@@ -304,6 +318,7 @@ def dead_share(network: nn.Module, run: Any) -> float:
 
 _STEPS_APART = 10**8
 _LARGEST_FALL = 3.0  # dB that the gain on training samples may fall below the best before
+_TELLING_SAMPLES = 100  # of which the mean gain is told from chance
 _MOST_SETBACKS = 4
 
 
@@ -477,12 +492,19 @@ class Trainer:
         dist.all_reduce(shared)
         return shared.cpu() / self.world
 
-    def _has_diverged(self, loss: float, gain: float) -> bool:
-        """Whether the last steps led astray: their mean loss is no number, or their gain fell."""
-        diverged = not math.isfinite(loss) or gain < self._best_gain - _LARGEST_FALL
-        if not diverged:
+    def _has_diverged(self, loss: float, gain: float, steps: int) -> bool:
+        """Whether the last steps led astray: their mean loss is no number, or their gain fell.
+
+        The gain of a few steps says more about their samples than about the network.
+        """
+        if not math.isfinite(loss):
+            return True
+        if steps * self.recipe.batch < _TELLING_SAMPLES:
+            return False
+        fell = gain < self._best_gain - _LARGEST_FALL
+        if not fell:
             self._best_gain = max(self._best_gain, gain)
-        return diverged
+        return fell
 
     def _go_back(self) -> None:
         """Go back to the last checkpoint, to go on from it with half the rate.
@@ -523,9 +545,10 @@ class Trainer:
             if self.step % recipe.validate_every and self.step != recipe.steps:
                 continue
             loss, gain, norm = (self._over_processes(total) / count).tolist()
+            has_diverged = self._has_diverged(loss, gain, count)
             total.zero_()
             count = 0
-            if self._has_diverged(loss, gain):
+            if has_diverged:
                 self._go_back()
                 continue
             row: dict[str, float] = {
