@@ -345,9 +345,12 @@ def test_doctor_names_cuda_devices(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: Properties)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Card")
     lines = {c.name: c.detail for c in doctor.check_devices()}
     assert lines["cuda:0"] == "Card, 8.0 GiB, sm_90"
-    assert lines["device auto"] == "cuda"
+    assert lines["device auto"] == "cuda:0"
     assert lines["precision auto"] == "fp16: CUDA device"
     assert "cuda" not in lines
 
