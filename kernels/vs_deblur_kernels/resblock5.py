@@ -5,14 +5,12 @@ else, and for the 3x3 blocks that ``resblock.cu`` does not take. Bias and ReLU a
 convolution are one pass, bias and skip connection after the second another (``skip.cu``); torch
 alone takes two passes more.
 
-cuDNN has a convolution with bias and ReLU as its epilogue, which would save a further pass
-(:func:`by_cudnn`). It is not used: torch's ``cudnn_convolution_relu`` does not heed
+cuDNN has a convolution with bias and ReLU as its epilogue, which would save a further pass. It is
+not used: torch's ``cudnn_convolution_relu`` does not heed
 ``torch.backends.cudnn.deterministic``, and frames must be the same in every process.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -66,19 +64,6 @@ def launch(
     pad = weight1.shape[-1] // 2
     middle = after(F.conv2d(x, weight1, padding=pad), bias1, None, True)
     return after(F.conv2d(middle, weight2, padding=pad), bias2, x, relu)
-
-
-def by_cudnn(
-    x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, *, relu: bool = False
-) -> Tensor:
-    """The block with cuDNN's own epilogues: a peer for the benchmark, on CUDA only."""
-    pad = weight1.shape[-1] // 2
-    how = ((1, 1), (pad, pad), (1, 1), 1)
-    middle = torch.ops.aten.cudnn_convolution_relu(x, weight1, bias1, *how)
-    if not relu:
-        return x + F.conv2d(middle, weight2, bias2, padding=pad)
-    add_relu: Callable[..., Tensor] = torch.ops.aten.cudnn_convolution_add_relu
-    return add_relu(middle, weight2, x, 1.0, bias2, *how)
 
 
 def _check(backend: Backend, device: torch.device, dtype: torch.dtype) -> None:
