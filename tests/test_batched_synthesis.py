@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training import batched
 from training.batched import Synthesiser, jpeg, particle_paths, reduce_by_matrices, reduce_on_host
-from training.synthesis import SynthesisConfig, make_sequence, particle_path
+from training.synthesis import SynthesisConfig, affine, make_sequence, particle_path
 
 CPU = torch.device("cpu")
 CONFIG = SynthesisConfig(size=40, frames=4, max_speed=14.0, min_sharpness=20.0)
@@ -208,7 +208,7 @@ def test_a_layer_lies_within_its_box() -> None:
     for _ in range(60):
         mask, reach = synthesiser._blob(rng, patch)
         path = particle_path(rng, 9, 4) * rng.uniform(0.5, 8)
-        matrices = batched._matrices(path, size, rng)
+        matrices = affine(path, size, rng).numpy()
         whole = batched._view(
             mask[None], torch.from_numpy(matrices)[None] * (size / patch), (0, 0, size, size), size
         )

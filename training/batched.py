@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.synthesis import SynthesisConfig, to_encoded, to_linear
+from training.synthesis import SynthesisConfig, affine, to_encoded, to_linear
 
 FloatArray = NDArray[np.float64]
 
@@ -135,11 +135,11 @@ class Synthesiser:
             # The middles of as many equal parts of each exposure.
             within = (np.arange(points) + 0.5) * tau[i] / points - 0.5
             times = (np.arange(exposures)[:, None] * period[i] + within).ravel()
-            camera = _matrices(_at(path[0, : steps[i]], times) * scale, size, rng)
+            camera = affine(_at(path[0, : steps[i]], times) * scale, size, rng).numpy()
             moved = []
             for j in range(layers[i]):
                 own = np.exp(rng.uniform(np.log(0.3), np.log(2.0))) * scale
-                m = _matrices(_at(path[1 + j, : steps[i]], times) * own, size, rng)
+                m = affine(_at(path[1 + j, : steps[i]], times) * own, size, rng).numpy()
                 m[:, :, 2] += camera[:, :, 2] * rng.uniform(0.0, 1.0)
                 moved.append(m)
             margin = -(-int(min(160, 24 + speed[i] * 4)) // _MARGIN_STEP) * _MARGIN_STEP
@@ -378,15 +378,6 @@ def _at(path: FloatArray, times: FloatArray) -> FloatArray:
     weight = (times - before)[:, None]
     found: FloatArray = path[before] * (1 - weight) + path[after] * weight
     return found
-
-
-def _matrices(path: FloatArray, size: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Sampling matrices, (points, 2, 3); see :func:`training.synthesis._affine`."""
-    angle = path[:, 2] / size * rng.uniform(0.0, 1.2)
-    zoom = np.exp(path[:, 3] / size * rng.uniform(0.0, 0.6))
-    cos, sin = np.cos(angle) * zoom, np.sin(angle) * zoom
-    rows = [[cos, -sin, path[:, 0] * 2 / size], [sin, cos, path[:, 1] * 2 / size]]
-    return np.ascontiguousarray(np.asarray(rows, dtype=np.float32).transpose(2, 0, 1))
 
 
 def _box(

@@ -101,7 +101,7 @@ def particle_path(rng: np.random.Generator, steps: int, dimensions: int) -> Floa
     return scaled
 
 
-def _affine(path: FloatArray, size: int, rng: np.random.Generator) -> Tensor:
+def affine(path: FloatArray, size: int, rng: np.random.Generator) -> Tensor:
     """Sampling matrices for :func:`torch.nn.functional.affine_grid`, (steps, 2, 3).
 
     ``path`` holds x and y in pixels, and two slower dimensions for rotation and zoom.
@@ -233,14 +233,14 @@ def make_sequence(
         return torch.where(p > 0.75, p * boost, p) if boost > 1 else p
 
     scale = speed / period
-    camera = _affine(particle_path(rng, steps, 4) * scale, size, rng)
+    camera = affine(particle_path(rng, steps, 4) * scale, size, rng)
     background = to_light(picture)
     layers: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(int(rng.integers(config.layers + 1)) if not still else 0):
         own = np.exp(rng.uniform(np.log(0.3), np.log(2.0))) * scale
         texture = _draw_patch(rng, photos, size + 2 * margin, config.min_sharpness)
         mask = _soft_mask(rng, size + 2 * margin)
-        matrices = _affine(particle_path(rng, steps, 4) * own, size, rng)
+        matrices = affine(particle_path(rng, steps, 4) * own, size, rng)
         matrices[:, :, 2] += camera[:, :, 2] * float(rng.uniform(0.0, 1.0))
         layers.append((to_light(texture), mask, matrices))
 
