@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vs_deblur_kernels._compile import first_line
 from vs_deblur_kernels.pixels import PixelFormat
 from vs_deblur_kernels.planes import sample_type, unpack
 from vs_deblur_models.spec import State
@@ -146,7 +147,7 @@ class Graphs:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
         # Outside the except block, where the traceback would keep the tensors alive.
         logger.warning("steps run without CUDA graphs: %s", reason)
         self.stop()

@@ -33,7 +33,7 @@ from vs_deblur.tiling import (
 )
 from vs_deblur.timeline import Output, Plan, stream
 from vs_deblur.weights import load
-from vs_deblur_kernels._compile import KernelError
+from vs_deblur_kernels._compile import KernelError, first_line
 from vs_deblur_kernels.dispatch import UnknownModeError, require, summary
 from vs_deblur_kernels.pixels import PixelFormat
 from vs_deblur_kernels.planes import add, stack, unpack
@@ -744,7 +744,7 @@ class Deblurrer:
         except KernelError as error:
             raise DeviceError(str(error), str(self.device), KERNELS_ADVICE) from error
         except (RuntimeError, MemoryError) as error:
-            text = (str(error).splitlines() or [type(error).__name__])[0]
+            text = first_line(error)
             if is_out_of_memory(error):
                 raise DeviceError(
                     "out of memory", str(self.device), "close other programs or use --device cpu"

@@ -27,9 +27,6 @@ struct bfloat16 {
   uint16 bits;
 };
 
-DEVICE float to_float(float x) { return x; }
-DEVICE float to_float(uint8 x) { return float(x); }
-DEVICE float to_float(uint16 x) { return float(x); }
 DEVICE float to_float(float16 x) {
   float y;
   asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
@@ -38,7 +35,6 @@ DEVICE float to_float(float16 x) {
 DEVICE float to_float(bfloat16 x) { return __uint_as_float(uint32(x.bits) << 16); }
 
 // Rounded to nearest, ties to even.
-DEVICE void from_float(float x, float &y) { y = x; }
 DEVICE void from_float(float x, float16 &y) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); }
 DEVICE void from_float(float x, bfloat16 &y) {
 #if __CUDA_ARCH__ >= 800
@@ -48,9 +44,6 @@ DEVICE void from_float(float x, bfloat16 &y) {
   y.bits = x != x ? 0x7fff : uint16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 #endif
 }
-// Integers: rounded to nearest, clamped to the type.
-DEVICE void from_float(float x, uint8 &y) { y = uint8(fminf(fmaxf(rintf(x), 0.f), 255.f)); }
-DEVICE void from_float(float x, uint16 &y) { y = uint16(fminf(fmaxf(rintf(x), 0.f), 65535.f)); }
 
 // 16 bytes, or 8, moved by one instruction; the address must be a multiple of the size.
 struct alignas(16) Bytes16 {
@@ -236,6 +229,16 @@ VS_DEBLUR_WGMMA_144(bfloat16, "bf16")
 
 #endif  // sm_90a
 #endif  // VS_DEBLUR_SHIM
+
+// What is the same on a device and in the emulation.
+
+DEVICE float to_float(float x) { return x; }
+DEVICE float to_float(uint8 x) { return float(x); }
+DEVICE float to_float(uint16 x) { return float(x); }
+DEVICE void from_float(float x, float &y) { y = x; }
+// Integers: rounded to nearest, clamped to the type.
+DEVICE void from_float(float x, uint8 &y) { y = uint8(fminf(fmaxf(rintf(x), 0.f), 255.f)); }
+DEVICE void from_float(float x, uint16 &y) { y = uint16(fminf(fmaxf(rintf(x), 0.f), 65535.f)); }
 
 // ReLU that keeps NaN, as torch's does: fmaxf would give the other number.
 DEVICE float positive(float x) { return x < 0.f ? 0.f : x; }

@@ -138,14 +138,9 @@ def launch(
 
 def aligned(x: Tensor) -> Tensor:
     """The tensor as channels_last, at an address that vectors can be read from."""
-    x = x.contiguous(memory_format=torch.channels_last)
-    if not x.permute(0, 2, 3, 1).is_contiguous() or x.data_ptr() % 16:
-        x = (
-            torch.empty(x.shape, dtype=x.dtype, device=x.device)
-            .to(memory_format=torch.channels_last)
-            .copy_(x)
-        )
-    return x
+    if x.permute(0, 2, 3, 1).is_contiguous() and x.data_ptr() % 16 == 0:
+        return x
+    return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
 
 
 # Row 8 h + 2 t + e of sixteen is channel 4 t + 2 h + e: what lane t of four holds of two products

@@ -334,9 +334,6 @@ inline uint32 float_to_bits(float x) {
   return bits;
 }
 
-inline float to_float(float x) { return x; }
-inline float to_float(uint8 x) { return x; }
-inline float to_float(uint16 x) { return x; }
 inline float to_float(bfloat16 x) { return bits_to_float(uint32(x.bits) << 16); }
 inline float to_float(float16 x) {
   const uint32 sign = uint32(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;
@@ -346,7 +343,6 @@ inline float to_float(float16 x) {
   return bits_to_float(sign | float_to_bits(magnitude));
 }
 
-inline void from_float(float x, float &y) { y = x; }
 inline void from_float(float x, bfloat16 &y) {
   const uint32 bits = float_to_bits(x);
   y.bits = x != x ? 0x7fff : uint16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
@@ -367,8 +363,6 @@ inline void from_float(float x, float16 &y) {
   }
   y.bits = uint16(sign | bits);
 }
-inline void from_float(float x, uint8 &y) { y = uint8(fminf(fmaxf(rintf(x), 0.f), 255.f)); }
-inline void from_float(float x, uint16 &y) { y = uint16(fminf(fmaxf(rintf(x), 0.f), 65535.f)); }
 
 struct alignas(16) Bytes16 {
   uint32 word[4];
