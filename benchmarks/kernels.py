@@ -17,8 +17,6 @@ two of the checks: what is missing is said and left out)::
    float32 first, and one that is wrong is marked and wins nothing.
 4. Goals, passed or missed.
 
-Kernels that the package does not have (yet) are left out with a line that says so.
-
 Rows go into ``kernels.csv`` as they come, a page and a plot beside it when all is done:
 ``benchmarks/results/<device>/`` or ``-o``. ``--resume`` leaves out what the file has for this
 device, torch and state of the sources. ``--minutes`` bounds the run (20, in which all should fit on
@@ -50,6 +48,7 @@ from benchmarks.gpu import checks, measure, paths, problems
 from benchmarks.gpu.device import CudaDevice, Device
 from benchmarks.gpu.measure import QUICK, Options, Session, text
 from benchmarks.gpu.results import ROOT, Results, commit, folder_name, sources_hash, write_report
+from vs_deblur_kernels.dispatch import missing
 
 NO_DEVICE = 6
 Spawn = Callable[["Group", Session, float], None]
@@ -162,8 +161,8 @@ def check(session: Session, arguments: argparse.Namespace) -> bool:
         row = results.find(kind="check", subject="all checks")
         print("checks: passed before", row["run"] if row else "", flush=True)
         return True
-    for line in problems.absent():
-        print(line, flush=True)
+    if (why := missing()) is not None:
+        print(f"no kernel can be compiled: {why}", flush=True)
     todo = problems.every_problem(device.backend(), device.device, options.widths, options.halves)
     command = None
     if not arguments.no_sanitizer:

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.device import Device
-from benchmarks.gpu.problems import Inputs, Problem, Size, kernels, planes_module, short
-from vs_deblur_kernels import dtb, dtb_conv, resblock, resblock5, skip
+from benchmarks.gpu.problems import Inputs, Problem, Size, kernels, short
+from vs_deblur_kernels import dtb, dtb_conv, planes, resblock, resblock5, skip
 from vs_deblur_kernels._compile import Backend, Kernel
 from vs_deblur_kernels.dispatch import Operation
 
@@ -158,18 +158,14 @@ def error_rule(device: Device, problem: Problem, sizes: Sequence[Size]) -> Outco
 
 def operations() -> dict[str, tuple[Operation, list[torch.dtype]]]:
     """The operations and the types that they prove themselves for."""
-    found: dict[str, tuple[Operation, list[torch.dtype]]] = {
+    return {
         "dtb": (dtb.operation, list(dtb.TYPES)),
         "dtb_conv": (dtb_conv.operation, list(dtb_conv.TYPES)),
         "skip": (skip.operation, list(skip.TYPES)),
         "resblock": (resblock.operation, list(resblock.TYPES)),
         "resblock5": (resblock5.operation, list(resblock5.TYPES)),
+        "planes": (planes.operation, list(planes.SAMPLES)),
     }
-    planes = planes_module()
-    if planes is not None:
-        samples = list(getattr(planes, "SAMPLES", (torch.uint8,)))
-        found["planes"] = (planes.operation, samples)
-    return found
 
 
 def own_check(device: Device, operation: Operation, dtype: torch.dtype, title: str) -> Outcome:

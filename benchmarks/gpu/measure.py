@@ -34,26 +34,24 @@ from benchmarks.gpu.problems import (
     blended_convolving,
     blending,
     blends_convolved,
-    call,
     chosen,
     composed,
     fits,
     kernels,
     last,
     packed_frame,
-    planes_module,
     residual,
     residual_as_chosen,
     short,
     skipping,
     stacking,
     traffic,
-    unpack,
     with_blend,
     with_epilogue,
 )
 from benchmarks.gpu.results import Results
 from vs_deblur_kernels.pixels import PixelFormat
+from vs_deblur_kernels.planes import add, pack, stack, unpack
 from vs_deblur_kernels.reference import add_rgb, pad_to, to_rgb
 from vs_deblur_models.registry import build_network, save_network
 from vs_deblur_models.spec import State, step_of
@@ -637,9 +635,6 @@ def large_blocks(session: Session, size: tuple[int, int]) -> None:
 
 def planes(session: Session, size: tuple[int, int]) -> None:
     """Frames to network input and back."""
-    if planes_module() is None:
-        print("  planes: no such kernels", flush=True)
-        return
     for dtype in session.options.halves[:1]:
         for name in ("yuv420p8", "rgb24"):
             for problem in (stacking(name, dtype), adding(name, dtype)):
@@ -676,17 +671,15 @@ class Conversion:
         window = pad_to(torch.cat(seen, dim=1), *self.padded)
         sharp, _ = step(last(window), state)
         change = sharp[..., :height, :width].float().clamp(0.0, 1.0) - seen[1]
-        return torch.cat([p.reshape(-1) for p in add_rgb(planes[1], self.fmt, change)])
+        return pack(add_rgb(planes[1], self.fmt, change))
 
     def by_kernels(self, step: ways.Step, state: State) -> Tensor:
         """A frame by ``planes``."""
-        module, (width, height) = planes_module(), self.size
-        common = {"fmt": self.fmt, "height": height, "width": width, "dtype": self.dtype}
-        window, _ = call(module.stack, frames=self.frames, padded=self.padded, **common)
+        width, height = self.size
+        size = (self.fmt, height, width)
+        window, _ = stack(self.frames, *size, self.padded, self.dtype)
         sharp, _ = step(window, state)
-        frame = self.frames[1]
-        out: Tensor = call(module.add, frame=frame, sharp=sharp, strength=1.0, **common)[0]
-        return out
+        return add(self.frames[1], *size, sharp, 1.0, self.dtype)[0]
 
 
 def converted(session: Session, size: tuple[int, int]) -> None:
@@ -699,11 +692,8 @@ def converted(session: Session, size: tuple[int, int]) -> None:
     frames = [f.to(device.device) for f in frames]
     conversion = Conversion(size, padded(made, size), frames, dtype)
     eager = f"{ways.EAGER}, conversion in torch"
-    ours, suffix = conversion.by_torch, ", conversion in torch"
-    if planes_module() is not None:
-        ours, suffix = conversion.by_kernels, " and planes"
     wanted = [(Path(ways.EAGER), eager, conversion.by_torch)]
-    wanted += [(path, path.name + suffix, ours) for path in ways.KERNELS[:2]]
+    wanted += [(p, f"{p.name} and planes", conversion.by_kernels) for p in ways.KERNELS[:2]]
     labels = [name + (", graph" if g else "") for path, name, _ in wanted for g in path.graphs]
     if all(results.has(path=label, **key) for label in labels):
         return

@@ -1,28 +1,23 @@
 """The kernels as problems: inputs, the kernel, the same in plain torch, work and traffic.
 
-The same problems are checked at small sizes and timed at large ones. What is not there yet
-(``planes``, a residual block on wgmma) is left out and told by :func:`absent`.
+The same problems are checked at small sizes and timed at large ones.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
-import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vs_deblur_kernels import dtb, dtb_conv, reference, resblock, resblock5, skip
-from vs_deblur_kernels._compile import HERE, Argument, Backend, Grid, Kernel, KernelError
-from vs_deblur_kernels.dispatch import VARIABLE, launching_by, missing
+from vs_deblur_kernels import dtb, dtb_conv, planes, reference, resblock, resblock5, skip
+from vs_deblur_kernels._compile import Argument, Backend, Grid, Kernel, KernelError
+from vs_deblur_kernels.dispatch import VARIABLE, launching_by
 from vs_deblur_kernels.pixels import PixelFormat
 
 Size = tuple[int, int, int]
@@ -43,9 +38,6 @@ RAGGED: tuple[Size, ...] = (
     (1, 90, 161),
 )
 """Sizes that kernels are checked at, the last with many blocks."""
-
-
-HAS_WGMMA = (HERE / "resblock_wgmma.cu").exists()
 
 
 @contextlib.contextmanager
@@ -301,37 +293,17 @@ def convolution_relu(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int
 # ----------------------------------------------------------------------------------------- planes
 
 
-def planes_module() -> Any:
-    """``vs_deblur_kernels.planes``; None while there is none."""
-    if importlib.util.find_spec("vs_deblur_kernels.planes") is None:
-        return None
-    return importlib.import_module("vs_deblur_kernels.planes")
-
-
-def call(function: Callable[..., Any], **values: Any) -> Any:
-    """Call a function with those of the values that it has parameters for."""
-    names = inspect.signature(function).parameters
-    return function(**{k: v for k, v in values.items() if k in names})
-
-
 def packed_frame(generator: torch.Generator, fmt: PixelFormat, height: int, width: int) -> Tensor:
     """Noise: the planes of a frame, one after another in one tensor."""
     shapes = [fmt.plane_shape(height, width, p) for p in range(fmt.planes)]
     count = sum(h * w for h, w in shapes)
-    dtype = torch.uint8 if fmt.bits == 8 else torch.uint16
-    return torch.randint(0, int(fmt.peak) + 1, (count,), generator=generator).to(dtype)
-
-
-def unpack(frame: Tensor, fmt: PixelFormat, height: int, width: int) -> list[Tensor]:
-    """The planes of a frame, (h, w) each; they share its memory."""
-    shapes = [fmt.plane_shape(height, width, p) for p in range(fmt.planes)]
-    ends = [0, *accumulate(h * w for h, w in shapes)]
-    return [frame[a:b].view(s) for a, b, s in zip(ends, ends[1:], shapes, strict=False)]
+    noise = torch.randint(0, int(fmt.peak) + 1, (count,), generator=generator)
+    return noise.to(planes.sample_type(fmt))
 
 
 def stacking(name: str, dtype: torch.dtype) -> Problem:
     """Three frames to what a network sees."""
-    fmt, planes = FORMATS[name], planes_module()
+    fmt = FORMATS[name]
 
     def make(generator: torch.Generator, size: Size) -> Inputs:
         # Height and width travel with the frames: a frame is one row of samples.
@@ -341,21 +313,12 @@ def stacking(name: str, dtype: torch.dtype) -> Problem:
 
     def ours(backend: Backend, t: Inputs) -> Tensor:
         height, width = t[3].shape
-        with kernels("cupy"), launching_by(backend):
-            window: Tensor = call(
-                planes.stack,
-                frames=t[:3],
-                fmt=fmt,
-                height=height,
-                width=width,
-                padded=(height + height % 2, width + width % 2),
-                dtype=dtype,
-            )[0]
-        return window
+        padded = (height + height % 2, width + width % 2)
+        return planes.launch_stack(backend, t[:3], fmt, height, width, padded, dtype)[0]
 
     def plain(t: Inputs) -> Tensor:
         height, width = t[3].shape
-        rgb = [reference.to_rgb(unpack(f, fmt, height, width), fmt)[0] for f in t[:3]]
+        rgb = [reference.to_rgb(planes.unpack(f, fmt, height, width), fmt)[0] for f in t[:3]]
         padded = reference.pad_to(torch.cat(rgb, 1), height + height % 2, width + width % 2)
         return last(padded.to(dtype))
 
@@ -376,7 +339,7 @@ def stacking(name: str, dtype: torch.dtype) -> Problem:
 
 def adding(name: str, dtype: torch.dtype) -> Problem:
     """What a network changed, into a frame."""
-    fmt, planes = FORMATS[name], planes_module()
+    fmt = FORMATS[name]
 
     def make(generator: torch.Generator, size: Size) -> Inputs:
         _, height, width = size
@@ -385,24 +348,13 @@ def adding(name: str, dtype: torch.dtype) -> Problem:
 
     def ours(backend: Backend, t: Inputs) -> Tensor:
         height, width = t[1].shape[-2:]
-        with kernels("cupy"), launching_by(backend):
-            frame: Tensor = call(
-                planes.add,
-                frame=t[0],
-                fmt=fmt,
-                height=height,
-                width=width,
-                sharp=t[1],
-                strength=1.0,
-                dtype=dtype,
-            )[0]
-        return frame
+        return planes.launch_add(backend, t[0], fmt, height, width, t[1], 1.0, dtype)[0]
 
     def plain(t: Inputs) -> Tensor:
-        before = unpack(t[0], fmt, *t[1].shape[-2:])
+        before = planes.unpack(t[0], fmt, *t[1].shape[-2:])
         seen = reference.to_rgb(before, fmt)[0].to(dtype).float()
         after = reference.add_rgb(before, fmt, t[1].clamp(0.0, 1.0) - seen)
-        return torch.cat([p.reshape(-1) for p in after])
+        return planes.pack(after)
 
     return Problem(
         "planes add",
@@ -472,8 +424,6 @@ def blends_convolved(backend: Backend, device: torch.device) -> bool:
 
 def chosen(backend: Backend, device: torch.device, channels: int, dtype: torch.dtype) -> str | None:
     """The source that :func:`resblock.fused` runs where that is not ``resblock``."""
-    if not HAS_WGMMA:
-        return None
     probe = residual_as_chosen(channels, dtype, "")
     inputs = probe.inputs(device, (1, 8, 8))
     try:
@@ -482,18 +432,6 @@ def chosen(backend: Backend, device: torch.device, channels: int, dtype: torch.d
     except (KernelError, AssertionError):  # the checks say so
         return None
     return next((s for s in sources if s != "resblock"), None)
-
-
-def absent() -> list[str]:
-    """What this benchmark knows of and the package does not have."""
-    found = []
-    if (why := missing()) is not None:
-        found.append(f"no kernel can be compiled: {why}")
-    if planes_module() is None:
-        found.append("planes: no such kernels; left out, conversions are timed in torch")
-    if not HAS_WGMMA:
-        found.append("resblock_wgmma: no such kernel; left out")
-    return found
 
 
 def every_problem(
@@ -525,7 +463,6 @@ def every_problem(
             if source is not None:
                 found.append(residual_as_chosen(channels, dtype, source))
         found += [composed(64, taps, dtype) for taps in (3, 5)]
-    if planes_module() is not None:
-        found += [stacking(name, t) for name in FORMATS for t in halves]
-        found += [adding(name, t) for name in FORMATS for t in halves]
+    found += [stacking(name, t) for name in FORMATS for t in halves]
+    found += [adding(name, t) for name in FORMATS for t in halves]
     return found
