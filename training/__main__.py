@@ -1,4 +1,4 @@
-"""``python -m training``: synthesise, look, train, plot, publish."""
+"""``python -m training``: synthesise, look, train, adapt, compare, plot, publish."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import click
 import torch
 
+from training.adapt import adapt
 from training.data import load_pairs, prepare
 from training.look import contact_sheet, plot
 from training.publish import publish
 from training.table import VARIANTS, as_markdown, table
 from training.train import Recipe, Trainer, make_sampler, weights_at
+from vs_deblur.errors import DeblurError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -64,6 +66,59 @@ def train(
     sampler = make_sampler(what, data, run / "sequences", place)
     trainer = Trainer(what, sampler, run, device, allow_changes=allow_changes, initial=initial)
     trainer.run([s for v in what.validation for s in load_pairs(data / v)])
+
+
+@main.command("adapt")
+@click.argument("model")
+@click.option("--pairs", type=FOLDER, required=True, help="Holds blur/ and sharp/.")
+@RUN
+@click.option("-o", "--output", type=OUTPUT, required=True, help="Weights to write: *.safetensors.")
+@click.option("--steps", type=click.IntRange(1), default=400, show_default=True)
+@click.option("--rate", type=float, default=1e-4, show_default=True, help="Peak learning rate.")
+@click.option("--size", type=click.IntRange(16), default=128, show_default=True, help="Of patches.")
+@click.option(
+    "--hold-out",
+    type=click.FloatRange(0.02, 0.5),
+    default=0.2,
+    show_default=True,
+    help="Share of the pairs to measure on.",
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads on the CPU.")
+def adapt_command(
+    model: str,
+    pairs: Path,
+    run: Path,
+    output: Path,
+    steps: int,
+    rate: float,
+    size: int,
+    hold_out: float,
+    device: str,
+    threads: int,
+) -> None:
+    """Train the weights of MODEL (a shipped name, or a file) further on pairs of your own."""
+    torch.set_num_threads(threads)
+    try:
+        found = adapt(
+            model,
+            pairs,
+            run,
+            output,
+            steps=steps,
+            rate=rate,
+            size=size,
+            share=hold_out,
+            device=device,
+        )
+    except (DeblurError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo("gain on the frames held out, dB: before, after")
+    for name, before in found.before.items():
+        click.echo(f"{name}: {before:+.2f}, {found.after[name]:+.2f}")
+    if not found.step:
+        raise click.ClickException(f"nothing was gained: {output} is not written")
+    click.echo(f"{output}: weights of step {found.step}, {found.gained:+.2f} dB")
 
 
 @main.command()

@@ -286,6 +286,13 @@ def from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
     return network
 
 
+def config_of(network: Any) -> dict[str, Any]:
+    """The hyper-parameters with which :func:`build_network` makes a network like this one."""
+    entry = ENTRIES[network.spec.network]
+    config = entry.infer(shapes_of(network.state_dict()))
+    return config | {name: getattr(network.config, name) for name in entry.traceless}
+
+
 def write_network(
     network: Any,
     path: Path,

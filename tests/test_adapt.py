@@ -1,0 +1,154 @@
+"""Weights adapted to pairs of one's own: the split, what is gained, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from training.__main__ import main
+from training.adapt import adapt, patch_size, split
+from training.data import PairSequence
+from vs_deblur import weights
+from vs_deblur.errors import InputError
+from vs_deblur_models.registry import ENTRIES, build_network, config_of, save_network, shapes_of
+
+WIDTH, HEIGHT = 96, 64
+UNUSUAL = {"pyramid": "average"}  # of what leaves no trace in the shapes of weights; else: true
+
+
+def pictures(frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Blurred and sharp frames of a texture that moves by three pixels a frame.
+
+    The blurred ones are brighter by 16 code values: what a network learns in a few steps.
+    """
+    rng = np.random.default_rng(2)
+    base = np.kron(rng.random((HEIGHT // 4, WIDTH // 2, 3)), np.ones((4, 4, 1))) * 200
+    sharp = [np.roll(base, 3 * n, axis=1) for n in range(frames)]
+    blurred = [16 + np.mean([np.roll(s, k, axis=1) for k in (-1, 0, 1)], axis=0) for s in sharp]
+    both = (np.stack(x)[:, :, :WIDTH].round().astype(np.uint8) for x in (blurred, sharp))
+    return next(both), next(both)
+
+
+def sequence(frames: int, name: str = "one/0") -> PairSequence:
+    return PairSequence(name, *pictures(frames))
+
+
+def write_pairs(folder: Path, frames: int) -> Path:
+    for name, stack in zip(("blur", "sharp"), pictures(frames), strict=True):
+        (folder / name).mkdir(parents=True)
+        for n, picture in enumerate(stack):
+            Image.fromarray(picture).save(folder / name / f"{n:06d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a small network, fresh: it changes nothing yet."""
+    torch.manual_seed(3)
+    small = {"channels": (8, 8, 8), "feedback_channels": 4}
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_network(build_network("strcnn_dtb_lite", small), path, extra={"note": "kept"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "mine", 15)
+
+
+def test_the_last_frames_of_long_sequences_are_held_out() -> None:
+    whole = sequence(10)
+    trained, held_out = split([whole], 0.2)
+    np.testing.assert_array_equal(trained[0].blurred, whole.blurred[:8])
+    np.testing.assert_array_equal(held_out[0].sharp, whole.sharp[8:])
+
+
+def test_of_short_sequences_some_are_held_out_whole() -> None:
+    trained, held_out = split([sequence(1, str(n)) for n in range(10)], 0.2)
+    assert [s.name for s in held_out] == ["4", "9"]
+    assert [s.name for s in trained] == ["0", "1", "2", "3", "5", "6", "7", "8"]
+    trained, held_out = split([sequence(1, "a"), sequence(4, "b")], 0.2)
+    assert [s.name for s in (*trained, *held_out)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("sequences", [[], [sequence(1)]], ids=["none", "one"])
+def test_too_few_pairs_are_refused(sequences: list[PairSequence]) -> None:
+    with pytest.raises(InputError, match="pairs cannot be parted; a hundred"):
+        split(sequences, 0.2)
+
+
+@pytest.mark.parametrize("name", list(ENTRIES))
+def test_a_network_can_be_made_again_from_its_hyper_parameters(name: str) -> None:
+    entry = ENTRIES[name]
+    unusual = {key: UNUSUAL.get(key, True) for key in entry.traceless}
+    with torch.device("meta"):
+        network = build_network(name, unusual)
+        again = build_network(name, config_of(network))
+    assert again.config == network.config
+    assert shapes_of(again.state_dict()) == shapes_of(network.state_dict())
+
+
+def test_patches_fit_pairs_and_network() -> None:
+    with torch.device("meta"):
+        spec = build_network("strcnn_dtb_lite").spec
+    assert patch_size(spec, [sequence(5)], 128) == HEIGHT
+    assert patch_size(spec, [sequence(5)], 50) == 48
+    with pytest.raises(InputError, match=r"pairs of 64 pixels are too small: .* at least 256"):
+        patch_size(dataclasses.replace(spec, minimum=256), [sequence(5)], 128)
+
+
+def test_adapted_weights_gain_on_frames_that_were_held_out(
+    begun: Path, pairs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "mine.safetensors"
+    found = adapt(str(begun), pairs, tmp_path / "run", output, steps=60, rate=5e-3, size=32)
+    assert found.before["mine/000000"] == pytest.approx(0.0, abs=0.01)
+    assert found.gained > 0.5
+    assert found.after["mine/000000"] - found.before["mine/000000"] == pytest.approx(found.gained)
+    loaded = weights.load(str(output))
+    assert loaded.metadata["adapted_from"] == "small"
+    assert loaded.metadata["note"] == "kept"
+    assert next(iter(weights.read_tensors(output)[0].values())).dtype == torch.float16
+    before = output.read_bytes()
+    output.unlink()
+    again = adapt(str(begun), pairs, tmp_path / "run", output, steps=60, rate=5e-3, size=32)
+    assert again == found  # the run had ended: nothing is trained again
+    assert output.read_bytes() == before
+
+
+def test_weights_that_gain_nothing_are_not_written(
+    begun: Path, pairs: Path, tmp_path: Path
+) -> None:
+    arguments = ["adapt", str(begun), "--pairs", str(pairs), "--run", str(tmp_path / "run")]
+    output = tmp_path / "mine.safetensors"
+    short = ["-o", str(output), "--steps", "2", "--rate", "0", "--size", "16"]
+    result = CliRunner().invoke(main, [*arguments, *short])
+    assert result.exit_code == 1
+    assert f"nothing was gained: {output} is not written" in result.output
+    assert not output.exists()
+
+
+def test_the_command_says_what_was_gained_and_what_is_wrong(
+    begun: Path, pairs: Path, tmp_path: Path
+) -> None:
+    run, output = str(tmp_path / "run"), str(tmp_path / "mine.safetensors")
+    wanted = ["--run", run, "-o", output, "--steps", "40", "--rate", "5e-3", "--size", "32"]
+    result = CliRunner().invoke(main, ["adapt", str(begun), "--pairs", str(pairs), *wanted])
+    assert result.exit_code == 0, result.output
+    assert "mine/000000: +0.00, +" in result.output
+    assert f"{output}: weights of step " in result.output
+    for wrong, message in (
+        (["adapt", "no-such-model", "--pairs", str(pairs)], "no-such-model"),
+        (["adapt", str(begun), "--pairs", str(tmp_path / "none")], "none"),
+    ):
+        result = CliRunner().invoke(main, [*wrong, *wanted])
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: ")
+        assert message in result.output
+        assert len(result.output.splitlines()) == 1

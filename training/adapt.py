@@ -1,0 +1,199 @@
+"""Weights adapted to the pairs of one camera: some minutes from weights that exist.
+
+A part of the pairs is held out: gains are measured there, before and after, and the step that
+gains most there is kept. Weights that gain nothing are not written.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.data import PairSequence, Sampler, load_pairs
+from training.train import Recipe, Trainer, validation_gain, weights_at
+from vs_deblur import weights
+from vs_deblur.errors import InputError
+from vs_deblur_models.registry import config_of, from_state, save_network
+from vs_deblur_models.spec import NetworkSpec, takes_frames
+
+_LONG = 5  # frames from which on a sequence is split, rather than taken whole for one of the parts
+_VALIDATIONS = 8
+_FRAMES = 10  # of each held-out sequence
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What an adaptation came to.
+
+    Attributes:
+        step: whose weights gained most on the held-out frames; 0: those it began with.
+        before, after: mean gain over the blurred input on each held-out sequence, dB, with the
+            weights it began with and with those of ``step``.
+    """
+
+    step: int
+    before: dict[str, float]
+    after: dict[str, float]
+
+    @property
+    def gained(self) -> float:
+        """Mean over the sequences of what the adaptation added, dB."""
+        return statistics.mean(self.after[k] - self.before[k] for k in self.before)
+
+
+def split(
+    sequences: Sequence[PairSequence], share: float
+) -> tuple[list[PairSequence], list[PairSequence]]:
+    """Part pairs into those to train on and those held out.
+
+    Of a sequence of five frames and more the last frames are held out, so that no frame between two
+    of training is; of shorter ones, every so-manieth whole.
+
+    Args:
+        sequences: consecutive frames each.
+        share: to hold out, 0..1.
+
+    Raises:
+        InputError: one of the parts would be empty.
+    """
+    trained: list[PairSequence] = []
+    held_out: list[PairSequence] = []
+    short = 0
+    every = max(round(1 / share), 2)
+    for sequence in sequences:
+        count = len(sequence)
+        if count < _LONG:
+            short += 1
+            (held_out if short % every == 0 else trained).append(sequence)
+            continue
+        cut = min(max(count - round(count * share), 1), count - 1)
+        for part, frames in ((trained, slice(cut)), (held_out, slice(cut, count))):
+            blurred, sharp = sequence.blurred[frames], sequence.sharp[frames]
+            part.append(PairSequence(sequence.name, blurred, sharp))
+    if trained and not held_out:
+        held_out.append(trained.pop())
+    if not trained or not held_out:
+        count = sum(map(len, sequences))
+        raise InputError(f"{count} pairs cannot be parted", hint="a hundred are a good number")
+    return trained, held_out
+
+
+def recipe_for(network: Any, steps: int, rate: float, size: int, seed: int) -> Recipe:
+    """The recipe of an adaptation: real pairs only, at a small rate.
+
+    Args:
+        network: what is adapted.
+        steps: optimiser steps.
+        rate: peak of the learning rate.
+        size: height and width of the patches.
+        seed: of every draw.
+    """
+    moves = takes_frames(network)
+    return Recipe(
+        network=network.spec.network,
+        config=config_of(network),
+        steps=steps,
+        batch=4,
+        frames=4 if moves else 1,
+        size=size,
+        loss="charbonnier",
+        learning_rate=rate,
+        warmup=max(steps // 10, 1),
+        average=0.99,
+        validate_every=max(steps // _VALIDATIONS, 1),
+        seed=seed,
+        real_share=1.0,
+        still_real_share=0.05 if moves else 0.0,
+        sharp_share=0.05,  # footage without blur must stay as it is
+    )
+
+
+def patch_size(spec: NetworkSpec, sequences: Sequence[PairSequence], most: int) -> int:
+    """The largest size of square patches that fits the pairs and the network.
+
+    Raises:
+        InputError: the pairs are smaller than what the network takes.
+    """
+    multiple = max(spec.multiple_of, spec.width_multiple_of or 1)
+    smallest: int = min(min(s.blurred.shape[1:3]) for s in sequences)
+    size = min(most, smallest) // multiple * multiple
+    least = max(spec.minimum, multiple)
+    if size < least:
+        raise InputError(
+            f"pairs of {smallest} pixels are too small: {spec.network} is trained on patches of "
+            f"at least {least}"
+        )
+    return size
+
+
+def adapt(
+    model: str,
+    pairs: Path,
+    run: Path,
+    output: Path,
+    *,
+    steps: int = 400,
+    rate: float = 1e-4,
+    size: int = 128,
+    share: float = 0.2,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Adapted:
+    """Train weights further on pairs of blurred and sharp frames.
+
+    Args:
+        model: the name of a shipped model or a safetensors file.
+        pairs: holds ``blur`` and ``sharp``, or folders of that kind.
+        run: checkpoint and log; a run that was ended goes on.
+        output: the safetensors file to write, float16; only if something was gained.
+        steps, rate, size, seed: of the training, see :func:`recipe_for`.
+        share: of the pairs that are held out.
+        device: "cpu" or "cuda".
+
+    Raises:
+        InputError: the pairs cannot be read, are too few or too small.
+        WeightsError: there are no such weights.
+        ValueError: the run's folder holds a run with other settings.
+    """
+    loaded = weights.load(model)
+    trained, held_out = split(load_pairs(pairs), share)
+    spec = loaded.network.spec
+    recipe = recipe_for(loaded.network, steps, rate, patch_size(spec, trained, size), seed)
+    sampler = Sampler(
+        pairs=trained,
+        weights=[float(len(s)) for s in trained],
+        synthesis=recipe.synthesis,
+        photos=(),
+        cache=run / "sequences",
+        count=0,
+        real_share=recipe.real_share,
+        still_real_share=recipe.still_real_share,
+        sharp_share=recipe.sharp_share,
+        size=recipe.size,
+        longest=recipe.frames,
+        m=spec.look_behind,
+        batch=recipe.batch,
+        seed=recipe.seed,
+    )
+    network = loaded.network.to(device, memory_format=torch.channels_last)
+    before = {s.name: validation_gain(network, s, _FRAMES) for s in held_out}
+    trainer = Trainer(recipe, sampler, run, device, initial=loaded.path)
+    trainer.run(held_out)
+    with (run / "log.csv").open(newline="") as file:
+        rows = {int(float(r["step"])): r for r in csv.DictReader(file)}
+    gains = {0: before}  # first: of equal ones the first is taken
+    for step, row in rows.items():
+        if weights_at(run, step).exists():
+            gains[step] = {name: float(row[name]) for name in before}
+    best = max(gains, key=lambda n: statistics.mean(gains[n].values()))
+    if best:
+        state, metadata = weights.read_tensors(weights_at(run, best))
+        extra = {**loaded.metadata, "adapted_from": loaded.name}
+        save_network(from_state(state, metadata), output, torch.float16, extra)
+    return Adapted(best, before, gains[best])
