@@ -202,18 +202,18 @@ def rms(x: NDArray[Any]) -> float:
 def test_a_layer_lies_within_its_box() -> None:
     """What a blob's box leaves out, the blob does not reach."""
     rng = np.random.default_rng(6)
-    synthesiser = Synthesiser(CONFIG, [], CPU, 0)
     size, patch = 40, 104
     seen = 0
     for _ in range(60):
-        mask, reach = synthesiser._blob(rng, patch)
+        blob = batched._Blob.draw(rng, patch)
+        mask = blob.mask((0, 0), patch, CPU)
         path = particle_path(rng, 9, 4) * rng.uniform(0.5, 8)
         matrices = affine(path, size, rng).numpy()
         whole = batched._view(
             mask[None], torch.from_numpy(matrices)[None] * (size / patch), (0, 0, size, size), size
         )
         reached = torch.nonzero(whole[0, 0].amax(0) > 0)
-        box = batched._box(matrices[None], [reach], size, patch)
+        box = batched._box(matrices[None], [blob], size, patch)
         if not len(reached):
             continue
         seen += 1
@@ -222,6 +222,23 @@ def test_a_layer_lies_within_its_box() -> None:
         assert inside(reached[:, 0], top, bottom)
         assert inside(reached[:, 1], left, right)
     assert seen > 20
+
+
+def test_a_layers_square_holds_all_of_its_blob() -> None:
+    """What is left out of a patch lets nothing through, and the rest is where it was."""
+    rng = np.random.default_rng(7)
+    patch = 120
+    smaller = 0
+    for _ in range(60):
+        blob = batched._Blob.draw(rng, patch)
+        whole = blob.mask((0, 0), patch, CPU)
+        side = min(int(2 * max(blob.reach)) + 2, patch)
+        x, y = blob.corner(side, patch)
+        square = blob.mask((x, y), side, CPU)
+        torch.testing.assert_close(square, whole[:, y : y + side, x : x + side], atol=1e-3, rtol=0)
+        assert float(square.sum()) == pytest.approx(float(whole.sum()), rel=1e-4)
+        smaller += side < patch
+    assert smaller > 30
 
 
 def inside(at: Tensor, low: int, high: int) -> bool:

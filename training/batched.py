@@ -12,6 +12,7 @@ the host by numpy, everything that touches pixels is torch on the device. Differ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -62,6 +63,52 @@ class _Plan:
     def group(self) -> tuple[int, int, int]:
         """Sequences that agree in this can be moved together."""
         return self.patch, self.points, self.exposures
+
+
+@dataclass(frozen=True)
+class _Blob:
+    """What a foreground layer lets through of its patch: a blob with a one-pixel soft edge.
+
+    Attributes:
+        centre: x and y, pixels of the patch.
+        radius: mean, pixels.
+        waves: number, amplitude and phase of the waves of its edge.
+        flatness: factor on its height.
+    """
+
+    centre: tuple[float, float]
+    radius: float
+    waves: tuple[tuple[int, float, float], ...]
+    flatness: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, patch: int) -> _Blob:
+        """A blob of a square patch of so many pixels."""
+        cx, cy = rng.uniform(0.25, 0.75, 2) * patch
+        radius = rng.uniform(0.06, 0.28) * patch
+        waves = tuple((k, rng.uniform(-0.25, 0.25), rng.uniform(0, 2 * np.pi)) for k in range(2, 6))
+        return cls((cx, cy), radius, waves, rng.uniform(0.5, 2.0))
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """Half its width and half its height at most, pixels."""
+        most = self.radius * (1 + sum(abs(a) for _, a, _ in self.waves)) + 2
+        return most, most / self.flatness
+
+    def corner(self, side: int, patch: int) -> tuple[int, int]:
+        """Left and top of the square of so many pixels that holds it, inside the patch."""
+        x, y = (min(max(round(c - side / 2), 0), patch - side) for c in self.centre)
+        return x, y
+
+    def mask(self, corner: tuple[int, int], side: int, device: torch.device) -> Tensor:
+        """The blob in that square, (1, side, side) in 0..1."""
+        axis = torch.arange(side, device=device, dtype=torch.float32)
+        x, y = (axis + (first - c) for first, c in zip(corner, self.centre, strict=True))
+        dx, dy = x[None], y[:, None]
+        angle = torch.atan2(dy, dx)
+        edge = 1 + sum(a * torch.cos(k * angle + phase) for k, a, phase in self.waves)
+        mask = self.radius * edge - torch.hypot(dx, dy * self.flatness) + 0.5
+        return mask.clamp_(0, 1)[None]
 
 
 class Synthesiser:
@@ -155,7 +202,12 @@ class Synthesiser:
             )
 
     def _patches(
-        self, rng: np.random.Generator, size: int, linear: Sequence[bool], boost: Sequence[float]
+        self,
+        rng: np.random.Generator,
+        size: int,
+        linear: Sequence[bool],
+        boost: Sequence[float],
+        whole: int | None = None,
     ) -> Tensor:
         """Sharp squares of photographs, reduced at random, as the light that is averaged.
 
@@ -163,18 +215,19 @@ class Synthesiser:
             rng: what draws.
             size: height and width, pixels.
             linear, boost: whether in linear light, and the factor on highlights, of each.
+            whole: size of the squares that these are parts of, reduced as those would be.
 
         Returns:
             (n, 3, size, size) float32, 0..1 but for highlights.
         """
         count = len(linear)
-        patches = torch.cat([self._patch(rng, size) for _ in range(count)])
+        patches = torch.cat([self._patch(rng, size, whole or size) for _ in range(count)])
         sharpness = laplacian_variances(patches).tolist()
         for i in range(count):
             for _ in range(11):
                 if sharpness[i] >= self._config.min_sharpness:
                     break
-                other = self._patch(rng, size)
+                other = self._patch(rng, size, whole or size)
                 if (found := laplacian_variances(other).item()) > sharpness[i]:
                     sharpness[i], patches[i] = found, other[0]
         # All that happens to a value before it is averaged, for the 256 that there are.
@@ -188,10 +241,10 @@ class Synthesiser:
         curves = curves.to(self._device)
         return torch.stack([c[p.int()] for c, p in zip(curves, patches, strict=True)])
 
-    def _patch(self, rng: np.random.Generator, size: int) -> Tensor:
+    def _patch(self, rng: np.random.Generator, size: int, whole: int) -> Tensor:
         photo = self._photo(self._photos[int(rng.integers(len(self._photos)))])
         height, width = photo.shape[-2:]
-        most = min(height, width) / size
+        most = min(height, width) / whole
         factor = float(np.exp(rng.uniform(0.0, np.log(max(min(most, 3.0), 1.0)))))
         side = min(round(size * factor), height, width)
         y, x = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
@@ -212,13 +265,19 @@ class Synthesiser:
         slots = []
         for j in range(max(len(p.layers) for p in group)):
             members = [i for i, p in enumerate(group) if len(p.layers) > j]
+            blobs = [_Blob.draw(rng, patch) for _ in members]
+            # Of a layer's patch only the square is made that holds what can be seen of it.
+            side = min(math.ceil(2 * max(max(b.reach) for b in blobs)) + 1, patch)
+            corners = [b.corner(side, patch) for b in blobs]
             own = [linear[i] for i in members], [boost[i] for i in members]
-            texture = self._patches(rng, patch, *own)
-            masks, reaches = zip(*(self._blob(rng, patch) for _ in members), strict=True)
+            texture = self._patches(rng, side, *own, whole=patch)
+            masks = [b.mask(c, side, self._device) for b, c in zip(blobs, corners, strict=True)]
             picture = torch.cat((texture, torch.stack(masks)), dim=1)
             moved = np.stack([group[i].layers[j] for i in members])
+            to_square = moved * (size / side)
+            to_square[..., 2] += (patch - 2 * np.asarray(corners)[:, None]) / side - 1
             who = slice(None) if len(members) == count else torch.tensor(members)
-            slots.append((who, picture, moved, reaches))
+            slots.append((who, picture, moved, blobs, self._tensor(to_square)))
 
         out = torch.empty((count, 2, exposures, 3, size, size), device=self._device)
         # One exposure at a time on a processor, for its cache and the layers' boxes.
@@ -226,13 +285,12 @@ class Synthesiser:
         for first in range(0, exposures, span):
             now = slice(first * points, (first + span) * points)
             stack = _view(background, camera[:, now], (0, 0, size, size), size)
-            for who, picture, moved, reaches in slots:
-                box = _box(moved[:, now], reaches, size, patch)
+            for who, picture, moved, blobs, matrices in slots:
+                box = _box(moved[:, now], blobs, size, patch)
                 if box is None:
                     continue
                 y0, x0, y1, x1 = box
-                matrices = self._tensor(moved[:, now]) * (size / patch)
-                layer = _view(picture, matrices, box, size)
+                layer = _view(picture, matrices[:, now], box, size)
                 under = stack[who, :, :, y0:y1, x0:x1]
                 stack[who, :, :, y0:y1, x0:x1] = torch.lerp(under, layer[:, :3], layer[:, 3:])
             stack = stack.unflatten(2, (span, points))  # type: ignore[no-untyped-call]
@@ -242,20 +300,6 @@ class Synthesiser:
                 pair[i] = to_encoded(pair[i])
             out[:, :, first : first + span] = pair.transpose(2, 3)
         return out
-
-    def _blob(self, rng: np.random.Generator, size: int) -> tuple[Tensor, tuple[float, ...]]:
-        """A blob with a one-pixel soft edge, (1, size, size) in 0..1; its box: x, y, half sizes."""
-        cx, cy = rng.uniform(0.25, 0.75, 2) * size
-        radius = rng.uniform(0.06, 0.28) * size
-        waves = [(k, rng.uniform(-0.25, 0.25), rng.uniform(0, 2 * np.pi)) for k in range(2, 6)]
-        flat = rng.uniform(0.5, 2.0)
-        axis = torch.arange(size, device=self._device, dtype=torch.float32)
-        dx, dy = (axis - cx)[None], (axis - cy)[:, None]
-        angle = torch.atan2(dy, dx)
-        edge = 1 + sum(a * torch.cos(k * angle + phase) for k, a, phase in waves)
-        mask = (radius * edge - torch.hypot(dx, dy * flat) + 0.5).clamp_(0, 1)
-        most = radius * (1 + sum(abs(a) for _, a, _ in waves)) + 2
-        return mask[None], (cx, cy, most, most / flat)
 
     # ------------------------------------------------------------------ what the camera makes of it
 
@@ -381,17 +425,18 @@ def _at(path: FloatArray, times: FloatArray) -> FloatArray:
 
 
 def _box(
-    matrices: NDArray[np.float32], reaches: Sequence[tuple[float, ...]], size: int, patch: int
+    matrices: NDArray[np.float32], blobs: Sequence[_Blob], size: int, patch: int
 ) -> tuple[int, int, int, int] | None:
     """Where blobs can be seen at any of the points: top, left, bottom, right; None: nowhere.
 
     Args:
         matrices: (blobs, points, 2, 3), from the view to the patch, both -1..1 at the view's size.
-        reaches: centre and half sizes of each blob in its patch, pixels.
+        blobs: in their patches.
         size, patch: of the view and of the patch, pixels.
     """
     corners = []
-    for m, (cx, cy, rx, ry) in zip(matrices.astype(np.float64), reaches, strict=True):
+    for m, blob in zip(matrices.astype(np.float64), blobs, strict=True):
+        (cx, cy), (rx, ry) = blob.centre, blob.reach
         x = np.asarray([cx - rx, cx + rx, cx - rx, cx + rx])
         y = np.asarray([cy - ry, cy - ry, cy + ry, cy + ry])
         at = (np.stack((x, y)) + 0.5 - patch / 2) * 2 / size  # in units of half a view
