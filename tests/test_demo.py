@@ -67,7 +67,7 @@ def test_the_scene_has_detail_everywhere_and_is_blurred_by_its_motion() -> None:
 
 def test_the_hand_moves_less_than_a_pixel_between_sub_frames() -> None:
     renderer = Renderer(Scene())
-    steps = np.linalg.norm(np.diff(renderer._camera, axis=0), axis=1)
+    steps = np.linalg.norm(np.diff(renderer.camera, axis=0), axis=1)
     assert 0.2 < steps.mean() < 1.0
     assert np.percentile(steps, 95) < 1.0
     path = hand_path(np.random.default_rng(0), 500, 0.7)

@@ -15,24 +15,13 @@ from PIL import Image as Pillow
 from benchmarks import temporal
 from benchmarks.temporal import Setting, Source, broken, flicker, permutation_p
 from tests.films import Film
+from tests.moving import slid, write_pairs
 from training.flow import optical_flow
 from vs_deblur.engine import Deblurrer
 from vs_deblur.flicker import Flicker, motion_between
 from vs_deblur_models.registry import build_network, save_network
 
 Image = NDArray[np.uint8]
-
-
-def slid(count: int, y: int, x: int) -> list[Image]:
-    """Smoothed noise that moves: no two places look alike."""
-    rng = np.random.default_rng(3)
-    wide = np.kron(rng.uniform(20, 235, (40, 50, 3)), np.ones((3, 3, 1)))
-    for axis in (0, 1):
-        wide = (np.roll(wide, 1, axis) + 2 * wide + np.roll(wide, -1, axis)) / 4
-    return [
-        wide[20 + n * y : 68 + n * y, 20 + n * x : 84 + n * x].astype(np.uint8)
-        for n in range(count)
-    ]
 
 
 @pytest.mark.parametrize(("y", "x"), [(0, 2), (-3, 1), (2, 4)])
@@ -141,17 +130,6 @@ def test_segments_that_there_are_not(text: str, tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------- the command
-
-
-def write_pairs(folder: Path, count: int) -> Path:
-    for n, sharp in enumerate(slid(count, 1, 1)):
-        blurred = ((sharp.astype(int) + np.roll(sharp, 1, 1) + np.roll(sharp, -1, 1)) // 3).astype(
-            np.uint8
-        )
-        for kind, frame in (("sharp", sharp), ("blur", blurred)):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            Pillow.fromarray(frame).save(folder / kind / f"{n:03}.png")
-    return folder
 
 
 def rows(path: Path) -> list[dict[str, str]]:
