@@ -75,6 +75,13 @@ def test_the_hand_moves_less_than_a_pixel_between_sub_frames() -> None:
     assert speed == pytest.approx(0.7)
 
 
+def test_the_camera_shakes_as_told() -> None:
+    usual, twice, none = (Renderer(replace(SMALL, shake=s)).camera for s in (1.0, 2.0, 0.0))
+    assert len(usual) == 2 * SMALL.period + SMALL.tau
+    np.testing.assert_allclose(np.diff(twice, axis=0), 2 * np.diff(usual, axis=0), atol=1e-9)
+    assert (none == none[0]).all()
+
+
 def test_light_there_and_back() -> None:
     values = np.arange(256)
     np.testing.assert_allclose(to_srgb(to_linear(values)), values, atol=1e-3)
