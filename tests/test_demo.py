@@ -67,12 +67,19 @@ def test_the_scene_has_detail_everywhere_and_is_blurred_by_its_motion() -> None:
 
 def test_the_hand_moves_less_than_a_pixel_between_sub_frames() -> None:
     renderer = Renderer(Scene())
-    steps = np.linalg.norm(np.diff(renderer._camera, axis=0), axis=1)
+    steps = np.linalg.norm(np.diff(renderer.camera, axis=0), axis=1)
     assert 0.2 < steps.mean() < 1.0
     assert np.percentile(steps, 95) < 1.0
     path = hand_path(np.random.default_rng(0), 500, 0.7)
     speed = np.sqrt((np.diff(path, axis=0) ** 2).sum(axis=1).mean())
     assert speed == pytest.approx(0.7)
+
+
+def test_the_camera_shakes_as_told() -> None:
+    usual, twice, none = (Renderer(replace(SMALL, shake=s)).camera for s in (1.0, 2.0, 0.0))
+    assert len(usual) == 2 * SMALL.period + SMALL.tau
+    np.testing.assert_allclose(np.diff(twice, axis=0), 2 * np.diff(usual, axis=0), atol=1e-9)
+    assert (none == none[0]).all()
 
 
 def test_light_there_and_back() -> None:

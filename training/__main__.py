@@ -1,4 +1,4 @@
-"""``python -m training``: synthesise, look, train, adapt, compare, plot, publish."""
+"""``python -m training``: synthesise, look, train, adapt, compare, plot, publish, card."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 import torch
 
 from training.adapt import adapt
+from training.card import refresh
 from training.data import load_pairs, prepare
 from training.look import contact_sheet, plot
 from training.publish import publish
@@ -175,6 +176,15 @@ def publish_command(recipe: Path, data: Path, run: Path, steps: tuple[int, ...])
     root = Path(__file__).parent.parent
     weights = [weights_at(run, s) for s in steps] or [run / f"{what.network}.safetensors"]
     card = publish(what, recipe, weights, data, root)
+    click.echo(card.read_text())
+
+
+@main.command("card")
+@click.argument("recipe", type=FILE)
+@DATA
+def card_command(recipe: Path, data: Path) -> None:
+    """Measure the shipped weights of a recipe anew and rewrite their model card."""
+    card = refresh(Recipe.load(recipe), recipe, data, Path(__file__).parent.parent)
     click.echo(card.read_text())
 
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
+from training.card import find, same_scene, write_card
 from training.train import Recipe
 from vs_deblur.engine import Deblurrer
-from vs_deblur.measuring import SequenceFigures, image_runs, measure
-from vs_deblur.sequences import pair_folders
 from vs_deblur.weights import read_tensors, sha256_of
 from vs_deblur_models.registry import from_state, save_network
 from vs_deblur_models.spec import takes_frames
@@ -58,12 +57,9 @@ def publish(
     fresh = weights[0].with_name(f"{name}-fp16.safetensors")
     save_network(network, fresh, torch.float16)
     deblurrer = Deblurrer(str(fresh), device="cpu", precision="fp32")
-    rows = [
-        measure(s.name, image_runs(s), deblurrer)
-        for v in recipe.validation
-        for s in pair_folders(data / v)
-    ]
-    seen = {Path(name).name for name in recipe.same_scene}
+    findings = find(recipe, data, deblurrer)
+    rows = [row.figures for row in findings.rows]
+    seen = same_scene(recipe)
     gains = {
         row.name: round(row.gain, 3)
         for row in rows
@@ -81,6 +77,7 @@ def publish(
         "licence": "MIT",
         "training_data": recipe.attribution,
         "recipe": recipe_file.name,
+        "made": how_made(recipe, weights),
         "gain_db": gains,
         "kind": "video" if takes_frames(network) else "photo",
         "default": recipe.default,
@@ -88,54 +85,15 @@ def publish(
     text = json.dumps({"models": list(entries.values())}, indent=2, ensure_ascii=False)
     shutil.copyfile(fresh, target)
     manifest.write_text(text + "\n")
-    card = root / "models" / "cards" / f"{name}.md"
-    card.parent.mkdir(exist_ok=True)
-    how = f"`training/recipes/{recipe_file.name}`"
+    return write_card(entries[name], recipe, network, findings, root)
+
+
+def how_made(recipe: Recipe, weights: Sequence[Path]) -> str:
+    """What the manifest says of a run beyond its recipe."""
+    parts = []
     if recipe.begins_with:
-        how += f", begun with the weights of `{recipe.begins_with}`"
+        parts.append(f"begun with the weights of `{recipe.begins_with}`")
     if len(weights) > 1:
         steps = ", ".join(str(int(w.stem)) for w in weights)
-        how += f"; mean of the weights at steps {steps}, chosen on the sequences below"
-    card.write_text(_card(entries[name], network, rows, seen, how))
-    return card
-
-
-def _card(
-    entry: dict[str, Any], network: Any, rows: list[SequenceFigures], seen: set[str], how: str
-) -> str:
-    spec = network.spec
-    parameters = sum(p.numel() for p in network.parameters())
-    table = "\n".join(
-        f"| {r.name}{' *' * (r.name in seen)} | {r.psnr_before:.2f} | {r.psnr_after:.2f} "
-        f"| {r.gain:+.2f} "
-        f"| {r.ssim_before:.4f} | {r.ssim_after:.4f} |"
-        for r in rows
-    )
-    what = "removes motion blur from photos, each by itself"
-    if takes_frames(network):
-        what = f"removes motion blur from video; recurrent, look-ahead {spec.look_ahead} frame"
-    cost = spec.flops_per_pixel * 640 * 480 / 1e9
-    return f"""# {entry["name"]}
-
-| | |
-|---|---|
-| what | {what} |
-| parameters | {parameters:,} (float16) |
-| cost | {cost:.1f} GFLOP a frame at 640x480 |
-| receptive field | {spec.receptive_field} px each way in one step |
-| recipe | {how} |
-| sha256 | `{entry["sha256"]}` |
-| licence | MIT |
-| trained on | {entry["training_data"]} |
-
-PSNR in dB on validation pairs (float32 on the CPU, 8-bit result, mean over frames):
-
-| sequence | PSNR blurred | deblurred | gain | SSIM blurred | deblurred |
-|---|---|---|---|---|---|
-{table}
-
-Training saw none of these frames. {"* its scene, in other frames: not in the mean." * bool(seen)}
-
-Made for camera shake and object motion as cameras average it. It does not remove defocus, noise or
-compression artefacts, and gains little where the blur is longer than some twenty pixels.
-"""
+        parts.append(f"mean of the weights at steps {steps}, chosen on the validation sequences")
+    return "; ".join(parts)

@@ -34,6 +34,7 @@ class Scene:
         tau: sub-frames of an exposure, odd.
         period: sub-frames from one exposure to the next, tau <= period < 2 tau.
         noise: standard deviation of the sensor's noise, of 255.
+        shake: how fast the camera moves, in times of the usual; 0 on a tripod.
         seed: of everything that is random.
     """
 
@@ -43,6 +44,7 @@ class Scene:
     tau: int = 11
     period: int = 16
     noise: float = 1.0
+    shake: float = 1.0
     seed: int = 7
 
 
@@ -337,6 +339,9 @@ class Renderer:
 
     Args:
         scene: what.
+
+    Attributes:
+        camera: where the camera looks at each sub-frame, (steps, 2), y and x in pixels.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -345,11 +350,11 @@ class Renderer:
         h, w = scene.height, scene.width
         self._steps = (scene.frames - 1) * scene.period + scene.tau
         # The wall passes by slowly while the hand trembles.
-        self._hand = hand_path(rng, self._steps, 0.0008 * w)
-        drift = np.arange(self._steps) * (1e-4 * w)
-        self._camera = self._hand + np.stack((np.zeros_like(drift), drift), axis=1)
-        self._camera -= self._camera.min(axis=0) - 1
-        size = np.ceil(self._camera.max(axis=0)).astype(int) + 2
+        self._hand = hand_path(rng, self._steps, 0.0008 * w * scene.shake)
+        drift = np.arange(self._steps) * (1e-4 * w * scene.shake)
+        self.camera = self._hand + np.stack((np.zeros_like(drift), drift), axis=1)
+        self.camera -= self.camera.min(axis=0) - 1
+        size = np.ceil(self.camera.max(axis=0)).astype(int) + 2
         self._wall = background(rng, h + int(size[0]), w + int(size[1]))
         self._sprites = [
             _parcel(rng, round(w * 0.22)),
@@ -357,7 +362,7 @@ class Renderer:
             _ball(rng, round(h * 0.24)),
         ]
 
-    def _places(self, step: int) -> list[tuple[float, float]]:
+    def places(self, step: int) -> list[tuple[float, float]]:
         """Corners of the sprites on the screen, y and x."""
         h, w = self.scene.height, self.scene.width
         t = step / 480  # half a second or so of a high-speed camera
@@ -372,9 +377,9 @@ class Renderer:
 
     def sub_frame(self, step: int) -> Array:
         """Linear light 0..1, (height, width, 3), at an instant."""
-        y, x = self._camera[step]
+        y, x = self.camera[step]
         canvas = _shifted(self._wall, y, x, self.scene.height, self.scene.width)
-        for sprite, place in zip(self._sprites, self._places(step), strict=True):
+        for sprite, place in zip(self._sprites, self.places(step), strict=True):
             _draw(canvas, sprite, *place)
         return canvas
 

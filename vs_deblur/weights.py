@@ -36,6 +36,7 @@ class Card:
         licence: licence of the weights.
         training_data: what they were trained on, with attribution.
         recipe: the recipe in ``training/recipes`` that made them.
+        made: how, beyond what the recipe says: what the run began with, which steps were chosen.
         gain_db: measured gain in dB over the blurred input, by validation sequence.
         kind: "video" or "photo".
         default: whether ``model="auto"`` means this one for its kind.
@@ -51,6 +52,7 @@ class Card:
     gain_db: Mapping[str, float]
     kind: str = "video"
     default: bool = False
+    made: str = ""
 
     @property
     def path(self) -> Path:
