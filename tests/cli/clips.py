@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,6 +47,25 @@ def split(stream: bytes) -> tuple[bytes, list[bytes]]:
     return line, [p[len(y4m.FRAME) :] for p in parts]
 
 
-def luma(frame: bytes, width: int, height: int) -> NDArray[np.uint8]:
-    """The first plane of an 8-bit frame."""
-    return np.frombuffer(frame, np.uint8)[: width * height].reshape(height, width)
+def planes_of(frame: bytes, header: y4m.Header) -> list[NDArray[np.uint8]]:
+    """The planes of an 8-bit frame."""
+    found, at = [], 0
+    for height, width in header.plane_shapes:
+        samples = np.frombuffer(frame, np.uint8)[at : at + height * width]
+        found.append(samples.reshape(height, width))
+        at += height * width
+    return found
+
+
+def padded(stream: bytes, width: int, height: int) -> bytes:
+    """The stream of 8-bit frames with its last rows and columns repeated up to a size."""
+    line, frames = split(stream)
+    header = y4m.parse_header(line)
+    large = replace(header, width=width, height=height)
+    out = y4m.write_header(large)
+    for frame in frames:
+        out += y4m.FRAME
+        for plane, (h, w) in zip(planes_of(frame, header), large.plane_shapes, strict=True):
+            around = ((0, h - plane.shape[0]), (0, w - plane.shape[1]))
+            out += np.pad(plane, around, mode="edge").tobytes()
+    return out

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -35,7 +36,7 @@ def _serve_forks(channel: socket.socket) -> None:
         message, descriptors, _, _ = socket.recv_fds(channel, 1 << 16, 3)
         if not message:
             return
-        arguments = json.loads(message)
+        arguments, before = json.loads(message)
         pid = os.fork()
         if pid == 0:
             for target, fd in enumerate(descriptors):
@@ -44,10 +45,14 @@ def _serve_forks(channel: socket.socket) -> None:
             channel.close()
             os.setpgid(0, 0)
             try:
+                exec(before, {})
                 main(arguments)
             except SystemExit as end:
                 # Taking down an interpreter with torch in it costs more than most runs.
                 os._exit(int(end.code or 0))
+            except BaseException:
+                traceback.print_exc()
+                os._exit(99)
         for fd in descriptors:
             os.close(fd)
         channel.sendall(f"{pid}\n".encode())
@@ -72,8 +77,10 @@ class Zygote:
             )
         assert self.line(120) == "ready"
 
-    def start(self, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
-        socket.send_fds(self._channel, [json.dumps(arguments).encode()], list(descriptors))
+    def start(self, arguments: Sequence[str], descriptors: Sequence[int], before: str = "") -> int:
+        """Start a run; ``before`` is Python that the process runs first. Gives its number."""
+        message = json.dumps([arguments, before]).encode()
+        socket.send_fds(self._channel, [message], list(descriptors))
         return int(self.line(LIMIT))
 
     def line(self, limit: float) -> str:
@@ -108,7 +115,7 @@ class Run:
     """A process of the command line.
 
     ``stdin``, ``stdout`` and ``stderr`` are descriptors of our ends of its pipes, None where a
-    descriptor was given.
+    descriptor was given. ``before`` is Python that it runs first: what breaks for it alone.
     """
 
     def __init__(
@@ -118,6 +125,7 @@ class Run:
         *,
         stdin: int | None = None,
         stdout: int | None = None,
+        before: str = "",
     ) -> None:
         self._zygote = zygote
         self._code: int | None = None
@@ -137,7 +145,7 @@ class Run:
             write if stdout is None else stdout,
             error_write,
         ]
-        self.pid = zygote.start([str(a) for a in arguments], fds)
+        self.pid = zygote.start([str(a) for a in arguments], fds, before)
         for fd in theirs:
             os.close(fd)
 

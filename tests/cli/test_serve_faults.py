@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.cli.clips import clip, split
 from tests.cli.conftest import StartRun
-from tests.cli.processes import LIMIT, Run
+from tests.cli.processes import LIMIT, Result, Run
 from vs_deblur.cli.serve import _destination
 
 pytestmark = pytest.mark.skipif(
@@ -46,25 +46,53 @@ def full() -> Iterator[int]:
 # ---------------------------------------------------------------------------- input
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "input is empty: expected YUV4MPEG2 (stdin)"),
-        (bytes(range(256)) * 40, r"expected YUV4MPEG2, got '\x00\x01\x02"),
-        (b"YUV4MPEG2 W48" + b" " * 5000, "header too long"),
-        (b"YUV4MPEG2 W999999999 H32\n", "width (W) must be 1..32768"),
-        (b"YUV4MPEG2 W48 H32 C999\n", "colour space '999' is not supported"),
-    ],
-)
-def test_streams_that_are_no_y4m_are_refused_before_the_model_is_loaded(
-    run: StartRun, data: bytes, message: str
-) -> None:
-    result = run("serve", "-", *NO_MODEL).finish(data)
+LINE = "YUV4MPEG2 {}\n"
+
+
+def refused(result: Result, message: str) -> None:
+    """Bad input: one line, and nothing was put out."""
     assert (result.code, result.out) == (3, b"")
     assert len(result.err.splitlines()) == 1
     assert result.err.startswith("vs-deblur: error: ")
     assert message in result.err
     assert len(result.err) < 600
+    assert result.err.removesuffix("\n").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (bytes(range(256)) * 40, r"expected YUV4MPEG2, got '\x00\x01\x02"),
+        (b"YUV4MPEG2 W48" + b" " * 5000, "header too long"),
+        ("H32", "the y4m header has no width (W)"),
+        ("W48", "the y4m header has no height (H)"),
+        ("W0 H32", "width (W) must be 1..32768, got 0"),
+        ("W48 H-3", "height (H) must be 1..32768, got -3"),
+        ("W4x8 H32", "width (W) must be 1..32768, got '4x8'"),
+        ("W999999999 H32", "width (W) must be 1..32768, got 999999999"),
+        ("W48 H32 C999", "colour space '999' is not supported (stdin); supported: 420jpeg,"),
+        ("W48 W48 H32", "tag W is twice"),
+        ("W48 H32 It", "interlaced (It) (stdin); deinterlace first, or --allow-interlaced"),
+        ("W48 H32 Ib", "interlaced (Ib)"),
+        ("W48 H32 Im", "interlaced (Im)"),
+    ],
+)
+def test_streams_that_are_no_y4m_are_refused_before_the_model_is_loaded(
+    run: StartRun, data: bytes | str, message: str
+) -> None:
+    """By what is there: more might come, for stdin stays open."""
+    process = run("serve", "-", *NO_MODEL)
+    process.write(LINE.format(data).encode() if isinstance(data, str) else data)
+    refused(process.finish_open(), message)
+
+
+@pytest.mark.parametrize("length", range(len(clip(0))))
+def test_streams_that_end_in_their_header_are_refused(run: StartRun, length: int) -> None:
+    """At every byte of it."""
+    message = "the stream ends in its header" if length >= 9 else "expected YUV4MPEG2"
+    if not length:
+        message = "input is empty: expected YUV4MPEG2 (stdin)"
+    refused(run("serve", "-", *NO_MODEL).finish(clip(0)[:length]), message)
 
 
 def test_a_damaged_stream_gives_the_frames_before_the_damage(run: StartRun) -> None:
@@ -75,6 +103,24 @@ def test_a_damaged_stream_gives_the_frames_before_the_damage(run: StartRun) -> N
     assert result.code == 3
     assert len(split(result.out)[1]) == 7
     assert result.errors == ["vs-deblur: error: frame 7: expected FRAME, got 'FRAMF\\n' (stdin)"]
+
+
+def test_a_last_frame_that_is_cut_off_is_an_error_after_the_others(run: StartRun) -> None:
+    data = clip(9)
+    result = run("serve", "-").finish(data[:-100])
+    assert result.code == 3
+    # The clip ends there: the frames are those of a stream of eight.
+    assert result.out == run("serve", "-").finish(data[: len(clip(8))]).out
+    assert len(split(result.out)[1]) == 8
+    assert result.errors == ["vs-deblur: error: frame 8 is cut off: 2204 of 2304 bytes (stdin)"]
+
+
+def test_what_a_frame_line_says_is_ignored(run: StartRun) -> None:
+    data = clip(4)
+    said = data.replace(b"FRAME\n", b"FRAME Ixyz Xq\n")
+    assert run("serve", "-", *THROUGH).finish(said).out == data
+    plain, result = run("serve", "-").finish(data), run("serve", "-").finish(said)
+    assert (result.code, result.out) == (0, plain.out)
 
 
 def test_a_stream_cut_after_the_last_frame_wanted_is_no_fault(run: StartRun) -> None:
