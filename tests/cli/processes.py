@@ -16,9 +16,10 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 LIMIT = 60.0  # seconds after which a run counts as hanging
@@ -111,6 +112,27 @@ class Result:
         return [line for line in self.err.splitlines() if "error" in line]
 
 
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until something is so; files that are not there yet make it not so."""
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if condition():
+                return
+        time.sleep(0.005)
+    raise AssertionError(f"waited {LIMIT:g} s in vain")
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started and that are still there (Linux)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended just now
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
+
+
 class Run:
     """A process of the command line.
 
@@ -197,6 +219,10 @@ class Run:
     def signal(self, number: int) -> None:
         """Send a signal."""
         os.kill(self.pid, number)
+
+    def state(self) -> str:
+        """What the system says that it does: R runs, S sleeps, T is stopped."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     def wait(self) -> int:
         """Wait for the end; the exit code."""

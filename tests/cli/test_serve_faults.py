@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import resource
@@ -11,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.cli.clips import clip, split
 from tests.cli.conftest import StartRun
-from tests.cli.processes import LIMIT, Result, Run
+from tests.cli.processes import LIMIT, Result, Run, eventually
 from vs_deblur.cli.serve import _destination
 
 pytestmark = pytest.mark.skipif(
@@ -357,7 +356,7 @@ def test_a_signal_to_the_whole_group_while_frames_flow_to_a_file(
     process = run("serve", "-", "-o", path)
     process.write(clip(20))
     part = path.with_name("a.y4m.part")
-    _await(lambda: part.stat().st_size > len(clip(3)))
+    eventually(lambda: part.stat().st_size > len(clip(3)))
     os.killpg(process.pid, signal.SIGINT)
     result = process.finish_open()
     assert result.code == 130
@@ -400,7 +399,7 @@ def test_a_second_signal_ends_it_at_once(run: StartRun) -> None:
 
 def test_a_signal_before_anything_came(run: StartRun) -> None:
     process = run("serve", "-")
-    _await(lambda: _sleeps(process))
+    eventually(lambda: _sleeps(process))
     process.signal(signal.SIGTERM)
     result = process.finish_open()
     assert (result.code, result.out) == (143, b"")
@@ -425,16 +424,6 @@ def test_stop_and_continue(run: StartRun) -> None:
     result = process.finish(data[len(data) // 2 :])
     assert result.code == 0
     assert head + result.out == data
-
-
-def _await(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):  # the file is not there yet
-            if condition():
-                return
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
 
 
 # ---------------------------------------------------------------------------- a bare process
