@@ -13,7 +13,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.cli.clips import clip, frames_of, padded, planes_of, split
+from tests.cli.clips import (
+    DEBLURRED,
+    WITH_PROPS,
+    clip,
+    frames_of,
+    make_video,
+    padded,
+    planes_of,
+    script,
+    split,
+)
 from tests.cli.conftest import StartRun
 from tests.cli.processes import LIMIT, Result
 from vs_deblur.hosts import y4m
@@ -247,25 +257,6 @@ def test_progress_can_be_left_out(run: StartRun) -> None:
 # ---------------------------------------------------------------------------- video files
 
 
-def make_video(path: Path, data: bytes) -> None:
-    """A lossless file of the frames of an 8-bit 4:2:0 stream."""
-    import av
-
-    header = y4m.parse_header(data.partition(b"\n")[0])
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
-        stream.width, stream.height = header.width, header.height
-        stream.pix_fmt = "yuv420p"
-        for samples in split(data)[1]:
-            flat = np.frombuffer(samples, np.uint8)
-            image = flat.reshape(header.height * 3 // 2, header.width)
-            frame = av.VideoFrame.from_ndarray(image, "yuv420p")
-            for packet in stream.encode(frame):
-                container.mux(packet)
-        for packet in stream.encode(None):
-            container.mux(packet)
-
-
 def test_a_video_file_gives_the_frames_of_the_same_y4m(run: StartRun, tmp_path: Path) -> None:
     data = clip(12)
     path = tmp_path / "clip.mkv"
@@ -287,35 +278,6 @@ def test_a_file_that_is_no_video(run: StartRun, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------- scripts
-
-SCRIPT = """
-import numpy as np
-import vapoursynth as vs
-
-def paint(n, f):
-    f = f.copy()
-    for p in range(f.format.num_planes):
-        plane = np.asarray(f[p])
-        plane[:] = np.random.default_rng(p).integers(20, 220, plane.shape) + n
-    f.props._SceneChangePrev = int(n in (5, 11))
-    return f
-
-print("the script prints")
-blank = vs.core.std.BlankClip(
-    format=vs.{format}, width=48, height=32, length=16, fpsnum=25, fpsden=1
-)
-clip = blank.std.ModifyFrame(blank, paint)
-{rest}
-clip.set_output()
-"""
-WITH_PROPS = "clip = clip.std.SetFrameProps(_Matrix=1, _Range=0)\n"
-DEBLURRED = WITH_PROPS + "from vs_deblur import deblur; clip = deblur(clip)\n"
-
-
-def script(folder: Path, rest: str = WITH_PROPS, form: str = "YUV420P8") -> Path:
-    path = folder / "clip.vpy"
-    path.write_text(SCRIPT.format(format=form, rest=rest))
-    return path
 
 
 def test_a_script_is_served_as_the_filter_deblurs_it(run: StartRun, tmp_path: Path) -> None:

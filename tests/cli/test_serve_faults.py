@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.cli.clips import clip, split
+from tests.cli.clips import WITH_PROPS, clip, make_video, script, split
 from tests.cli.conftest import StartRun
 from tests.cli.processes import LIMIT, Result, Run, eventually
 from vs_deblur.cli.serve import _destination
@@ -270,6 +270,20 @@ def test_a_disk_that_fills_up_leaves_whole_frames(run: StartRun, tmp_path: Path)
     assert not path.exists()
 
 
+def test_a_disk_without_room_left(run: StartRun, small_disk: Path) -> None:
+    path, data = small_disk / "a.y4m", clip(150)
+    result = run("serve", "-", *THROUGH, "-o", path).finish(data)
+    part = path.with_name("a.y4m.part").read_bytes()
+    frames = len(split(part)[1])
+    assert 100 < frames < 150
+    assert result.code == 4
+    assert result.errors == [
+        f"vs-deblur: error: No space left on device at frame {frames} ({path})"
+    ]
+    assert data.startswith(part)
+    assert [p.name for p in small_disk.iterdir()] == ["a.y4m.part"]
+
+
 def test_a_device_is_written_as_it_is(run: StartRun) -> None:
     assert run("serve", "-", *THROUGH, "-o", "/dev/null").finish(clip(3)).code == 0
     assert Path("/dev/null").is_char_device()
@@ -278,14 +292,43 @@ def test_a_device_is_written_as_it_is(run: StartRun) -> None:
 # ---------------------------------------------------------------------------- readers
 
 
-def test_a_reader_that_closes_early_ends_it_in_silence(run: StartRun) -> None:
-    process = run("serve", "-", "--quiet", "--matrix", "601")
-    process.write(clip(8))
+LONG = WITH_PROPS + "clip = clip.std.Loop(20).resize.Point(320, 240)\n"
+
+
+@pytest.fixture(params=["stdin", "y4m", "script", "deblurred script", "video"])
+def long_source(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Hundreds of frames, of every kind."""
+    if request.param == "stdin":
+        return "-"
+    if request.param.endswith("script"):
+        rest = LONG
+        if request.param.startswith("deblurred"):
+            rest += "from vs_deblur import deblur; clip = deblur(clip, device='cpu')\n"
+        return script(tmp_path, rest)
+    path = tmp_path / "clip"
+    if request.param == "y4m":
+        path.write_bytes(clip(100, *BIG))
+    else:
+        path = path.with_suffix(".mkv")
+        make_video(path, clip(100, *BIG))
+    return path
+
+
+def test_a_reader_that_closes_early_ends_it_in_silence(
+    run: StartRun, long_source: Path | str
+) -> None:
+    options = ("serve", long_source, "--quiet", "--matrix", "601")
+    process = run(*options)
+    if long_source == "-":
+        process.write(clip(8))
     process.read(1000)
     process.close("stdout")
-    result = process.finish(clip(200)[len(clip(0)) :])
+    result = process.finish(clip(200)[len(clip(0)) :] if long_source == "-" else b"")
     assert result.code == 141
-    assert len(result.err.splitlines()) == 1, "the line that names the model"
+    # Which model it is was said before, and what is to be said of the source: no more.
+    short = run(*options, "--end", 0).finish(clip(1) if long_source == "-" else b"")
+    assert (short.code, short.err) == (0, result.err)
+    assert len(result.err.splitlines()) <= 2
 
 
 def test_a_reader_that_closes_is_noticed_while_the_producer_stalls(run: StartRun) -> None:
@@ -328,6 +371,32 @@ def test_memory_is_bounded_while_the_reader_stalls(run: StartRun) -> None:
     rest = process.finish(data[taken:])
     assert rest.code == 0
     assert data[:10] + rest.out == data
+
+
+def test_frames_of_a_script_are_not_asked_for_while_the_reader_stalls(
+    run: StartRun, tmp_path: Path
+) -> None:
+    asked = tmp_path / "asked"
+    count = f"""
+def count(n, f):
+    with open({str(asked)!r}, "a") as file:
+        file.write("x")
+    return f
+
+clip = clip.std.ModifyFrame(clip, count)
+"""
+    process = run("serve", script(tmp_path, LONG + count), *THROUGH, "--requests", 2)
+    head = process.read(10)
+    before = -1
+    while asked.stat().st_size > before:  # until it asks no more
+        before = asked.stat().st_size
+        time.sleep(1.0)
+    # 4 read ahead and 4 written behind, 2 asked for and as many kept, and one in each hand.
+    assert before <= 20
+    result = process.finish()
+    assert result.code == 0
+    assert len(split(head + result.out)[1]) == 320
+    assert asked.stat().st_size >= 320
 
 
 # ---------------------------------------------------------------------------- signals
