@@ -8,9 +8,12 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.disks import disk
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,3 +73,21 @@ def vspipe(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[st
         timeout=120,
     )
     return [str(folder / "vspipe")], environment
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    with disk(place, 256 << 10) as found:
+        yield found
+
+
+@pytest.fixture
+def read_only_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk that cannot be written to, whoever asks."""
+    place = tmp_path / "read-only"
+    place.mkdir()
+    with disk(place, read_only=True) as found:
+        yield found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -73,28 +74,94 @@ def test_what_a_cubin_depends_on(
     assert len(list(tmp_path.glob("*.cubin"))) == 6
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied", "flipped", "swapped"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "flipped", "swapped", "zeros"])
 def test_a_damaged_file_is_compiled_again(
-    tmp_path: Path, recorded: list[Kernel], damage: str
+    tmp_path: Path, recorded: list[Kernel], damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = cached_cubin(KERNEL, "sm_80", tmp_path)
     (path,) = tmp_path.iterdir()
     content = path.read_bytes()
-    flipped = content[:-1] + bytes((content[-1] ^ 1,))
-    damaged = {"cut": content[:-5], "emptied": b"", "flipped": flipped, "swapped": b"x" * 99}
+    damaged = {
+        "cut": content[:-5],
+        "emptied": b"",
+        "flipped": content[:-1] + bytes((content[-1] ^ 1,)),
+        "swapped": b"x" * 99,
+        "zeros": bytes(len(content)),
+    }
     path.write_bytes(damaged[damage])
-    assert cached_cubin(KERNEL, "sm_80", tmp_path) == first
+    for _ in range(2):
+        assert cached_cubin(KERNEL, "sm_80", tmp_path) == first
     assert len(recorded) == 2
     assert path.read_bytes() == content
+    assert warnings_of(caplog) == [f"a compiled kernel is damaged and compiled again ({path})"]
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(
-    tmp_path: Path, recorded: list[Kernel]
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+@pytest.fixture(params=["a file", "read-only", "full"])
+def bad_folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """A folder that nothing can be kept in, and what the system says of it."""
+    if request.param == "a file":
+        (tmp_path / "file").write_text("not a folder")
+        return tmp_path / "file" / "cache", "Not a directory"
+    if request.param == "read-only":
+        return request.getfixturevalue("read_only_disk") / "cache", "Read-only file system"
+    disk = request.getfixturevalue("small_disk")
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return disk / "cache", "No space left on device"
+
+
+@pytest.mark.usefixtures("unsaid")
+def test_a_cache_that_cannot_be_written_costs_time_and_a_warning(
+    bad_folder: tuple[Path, str], recorded: list[Kernel], caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    first = cached_cubin(KERNEL, "sm_80", tmp_path / "file" / "cache")
-    assert cached_cubin(KERNEL, "sm_80", tmp_path / "file" / "cache") == first
+    folder, reason = bad_folder
+    first = cached_cubin(KERNEL, "sm_80", folder)
+    assert cached_cubin(KERNEL, "sm_80", folder) == first
     assert len(recorded) == 2
+    (said,) = warnings_of(caplog)
+    assert "compiled kernels cannot be kept, each start compiles them anew" in said
+    assert f"{reason} ({folder}); set VS_DEBLUR_CACHE to a folder of your own" in said
+    assert not folder.is_dir() or list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def unsaid() -> Iterator[None]:
+    """Nothing was said of the cache yet."""
+    _compile._not_kept.cache_clear()
+    yield
+    _compile._not_kept.cache_clear()
+
+
+@pytest.mark.skipif(os.name != "posix" or sys.platform == "darwin", reason="asks for Linux's place")
+def test_without_a_home_folder_nothing_is_kept() -> None:
+    """A user without an entry and an environment: as `docker run --user 4711` has it."""
+    code = (
+        "import pwd, torch\n"
+        "def nobody(uid): raise KeyError('uid not found')\n"
+        "pwd.getpwuid = nobody\n"
+        "from vs_deblur_kernels import _compile, dtb\n"
+        "_compile.compile_cubin = lambda *_: (b'cubin', '')\n"
+        "_compile.compiler_version = lambda: (13, 2)\n"
+        "kernel = dtb.kernel(torch.float16, torch.float16)\n"
+        "for _ in range(2): assert _compile.cached_cubin(kernel, 'sm_80') == b'cubin'\n"
+    )
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.defpath}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("cannot be kept") == 1
+    assert "there is no home folder; set VS_DEBLUR_CACHE" in done.stderr
 
 
 @needs_compiler
@@ -114,7 +181,7 @@ def test_processes_share_the_cache(tmp_path: Path) -> None:
         )
         for _ in range(4)
     ]
-    said = {p.communicate()[0] for p in running}
+    said = {p.communicate(timeout=110)[0] for p in running}
     assert all(p.returncode == 0 for p in running)
     assert len(said) == 1
     (kept,) = (tmp_path / "kernels").iterdir()

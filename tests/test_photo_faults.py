@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import struct
 import zlib
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from PIL import Image, ImageFile
 
 from tests.pictures import PROFILE, XMP, exif, ffmpeg, jpeg, png, segment, waves
 from vs_deblur.errors import InputError
-from vs_deblur.photofile import read, write
+from vs_deblur.photofile import Picture, read, write
 from vs_deblur.photofile.png import SIGNATURE, chunk
 
 
@@ -331,6 +332,26 @@ def test_what_an_encoder_refuses_is_an_error_of_the_picture(tmp_path: Path) -> N
     picture.samples = picture.samples[:0]
     with pytest.raises(InputError):
         write(picture, tmp_path / "b.jpg", "jpeg")
+
+
+@pytest.mark.parametrize("side", [6, 60])
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "webp"])
+def test_a_file_that_cannot_be_finished_is_an_error_wherever(
+    tmp_path: Path, kind: Any, side: int
+) -> None:
+    """Also at what is written when a file is closed. A limit stands for a full disk."""
+    picture = Picture(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8), 3)
+    path = tmp_path / "a"
+    write(picture, path, kind)
+    size = path.stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for most in {0, 1, 7, 8, 9, *range(max(size - 300, 10), size, 13), size - 1}:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                write(picture, path, kind)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # ---------------------------------------------------------------------------- too large

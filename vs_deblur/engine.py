@@ -218,11 +218,16 @@ def memory_budget(device: torch.device) -> float:
     return min(4 << 30, total / 4)
 
 
+# What torch's allocator, C++ and oneDNN say when the machine's memory is used up. oneDNN says the
+# same of what it cannot do at all; that fails on the smallest tile too.
+_OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a primitive")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the device's memory is used up."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(s in str(error) for s in _OUT_OF_MEMORY)
 
 
 def is_device_failure(error: BaseException) -> bool:

@@ -48,6 +48,19 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
 # ---------------------------------------------------------------------------- profiles
 
 
+def home_folder() -> Path:
+    """The user's folder.
+
+    Raises:
+        InputError: there is none, as for some users in containers.
+    """
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        hint = "name the profile: --profile"
+        raise InputError("the user has no home folder", None, hint) from error
+
+
 def roots(platform: str, environment: Mapping[str, str], home: Path) -> list[Path]:
     """Folders that hold a profile for each version of GIMP.
 
@@ -76,7 +89,7 @@ def profiles(
     own = environment.get("GIMP3_DIRECTORY")  # GIMP looks there and nowhere else
     if own and Path(own).is_dir():
         found.append(Path(own))
-    for root in roots(platform or sys.platform, environment, home or Path.home()):
+    for root in roots(platform or sys.platform, environment, home or home_folder()):
         with suppress(OSError):
             found += sorted(p for p in root.iterdir() if _PROFILE.fullmatch(p.name) and p.is_dir())
     return list(dict.fromkeys(found))
@@ -90,7 +103,7 @@ def is_profile(folder: Path) -> bool:
 
 def is_snap(home: Path | None = None) -> bool:
     """Whether GIMP was installed from Snap, where it may start no other program."""
-    return ((home or Path.home()) / "snap" / "gimp").is_dir()
+    return ((home or home_folder()) / "snap" / "gimp").is_dir()
 
 
 def folder_of(profile: Path) -> Path:

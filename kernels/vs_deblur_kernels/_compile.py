@@ -19,6 +19,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -186,16 +187,22 @@ def architecture_for(kernel: Kernel, capability: tuple[int, int]) -> str:
 # ------------------------------------------------------------------------------------------ cache
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: ``VS_DEBLUR_CACHE``, or the system's place for caches."""
+def cache_folder() -> Path | None:
+    """Where compiled kernels are kept: ``VS_DEBLUR_CACHE``, or the system's place for caches.
+
+    None: nothing is named, and the user has no home folder (as some have none in containers).
+    """
     if named := os.environ.get("VS_DEBLUR_CACHE"):
         return Path(named) / "kernels"
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-        return Path(base) / "vs-deblur" / "Cache" / "kernels"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "vs-deblur" / "kernels"
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    try:
+        if sys.platform == "win32":
+            base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+            return Path(base) / "vs-deblur" / "Cache" / "kernels"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "vs-deblur" / "kernels"
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    except RuntimeError:
+        return None
     return Path(base) / "vs-deblur" / "kernels"
 
 
@@ -205,7 +212,8 @@ def cached_cubin(kernel: Kernel, architecture: str, folder: Path | None = None) 
     A file holds the SHA-256 of the cubin and the cubin; its name is the SHA-256 of everything that
     the cubin depends on. One that is damaged is compiled anew and replaced. Files are put into
     place whole, so that processes that write the same one do not disturb each other. A cache that
-    cannot be read or written costs time, nothing else.
+    cannot be read or written costs time and a warning, nothing else. No other folder is taken
+    then: what runs on the device is read only from where nobody else writes.
 
     Raises:
         KernelError: it cannot be compiled.
@@ -213,18 +221,35 @@ def cached_cubin(kernel: Kernel, architecture: str, folder: Path | None = None) 
     folder = cache_folder() if folder is None else folder
     headers = [(HERE / name).read_text(encoding="utf-8") for name in HEADERS]
     key = (kernel.text, *headers, kernel.options, architecture, compiler_version())
-    path = folder / f"{kernel.source}-{hashlib.sha256(repr(key).encode()).hexdigest()}.cubin"
+    name = f"{kernel.source}-{hashlib.sha256(repr(key).encode()).hexdigest()}.cubin"
+    kept = None if folder is None else _kept(folder / name)
+    if kept is not None:
+        return kept
+    cubin, _ = compile_cubin(kernel, architecture)
+    if folder is None:
+        _not_kept("there is no home folder")
+    else:
+        _keep(cubin, folder / name)
+    return cubin
+
+
+def _kept(path: Path) -> bytes | None:
+    """A compiled kernel of the cache; None if it is not there, or damaged."""
     try:
         content = path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() == content[:32]:
-            return content[32:]
-        logger.debug("%s is damaged: compiled again", path)
     except OSError:
-        pass
-    cubin, _ = compile_cubin(kernel, architecture)
+        return None
+    if hashlib.sha256(content[32:]).digest() == content[:32]:
+        return content[32:]
+    logger.warning("a compiled kernel is damaged and compiled again (%s)", path)
+    return None
+
+
+def _keep(cubin: bytes, path: Path) -> None:
+    """Put a compiled kernel into the cache, or say that it cannot be."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(hashlib.sha256(cubin).digest() + cubin)
@@ -233,8 +258,17 @@ def cached_cubin(kernel: Kernel, architecture: str, folder: Path | None = None) 
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        logger.debug("cannot keep a compiled kernel: %s", error)
-    return cubin
+        _not_kept(f"{error.strerror} ({path.parent})")
+
+
+@cache
+def _not_kept(why: str) -> None:
+    """Say so, once a process."""
+    logger.warning(
+        "compiled kernels cannot be kept, each start compiles them anew: %s; "
+        "set VS_DEBLUR_CACHE to a folder of your own",
+        why,
+    )
 
 
 # -------------------------------------------------------------------------------------- launching

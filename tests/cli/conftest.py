@@ -17,7 +17,11 @@ def zygote() -> Iterator[Zygote]:
 
 class StartRun(Protocol):
     def __call__(
-        self, *arguments: object, stdin: int | None = None, stdout: int | None = None
+        self,
+        *arguments: object,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        before: str = "",
     ) -> Run: ...
 
 
@@ -26,8 +30,10 @@ def run(zygote: Zygote) -> Iterator[StartRun]:
     """Start a process of the command line; it is killed at the end of the test if it still runs."""
     started: list[Run] = []
 
-    def start(*arguments: object, stdin: int | None = None, stdout: int | None = None) -> Run:
-        started.append(Run(zygote, arguments, stdin=stdin, stdout=stdout))
+    def start(
+        *arguments: object, stdin: int | None = None, stdout: int | None = None, before: str = ""
+    ) -> Run:
+        started.append(Run(zygote, arguments, stdin=stdin, stdout=stdout, before=before))
         return started[-1]
 
     yield start

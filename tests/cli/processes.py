@@ -15,9 +15,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 LIMIT = 60.0  # seconds after which a run counts as hanging
@@ -35,7 +37,7 @@ def _serve_forks(channel: socket.socket) -> None:
         message, descriptors, _, _ = socket.recv_fds(channel, 1 << 16, 3)
         if not message:
             return
-        arguments = json.loads(message)
+        arguments, before = json.loads(message)
         pid = os.fork()
         if pid == 0:
             for target, fd in enumerate(descriptors):
@@ -44,10 +46,14 @@ def _serve_forks(channel: socket.socket) -> None:
             channel.close()
             os.setpgid(0, 0)
             try:
+                exec(before, {})
                 main(arguments)
             except SystemExit as end:
                 # Taking down an interpreter with torch in it costs more than most runs.
                 os._exit(int(end.code or 0))
+            except BaseException:
+                traceback.print_exc()
+                os._exit(99)
         for fd in descriptors:
             os.close(fd)
         channel.sendall(f"{pid}\n".encode())
@@ -72,8 +78,10 @@ class Zygote:
             )
         assert self.line(120) == "ready"
 
-    def start(self, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
-        socket.send_fds(self._channel, [json.dumps(arguments).encode()], list(descriptors))
+    def start(self, arguments: Sequence[str], descriptors: Sequence[int], before: str = "") -> int:
+        """Start a run; ``before`` is Python that the process runs first. Gives its number."""
+        message = json.dumps([arguments, before]).encode()
+        socket.send_fds(self._channel, [message], list(descriptors))
         return int(self.line(LIMIT))
 
     def line(self, limit: float) -> str:
@@ -104,11 +112,32 @@ class Result:
         return [line for line in self.err.splitlines() if "error" in line]
 
 
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until something is so; files that are not there yet make it not so."""
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if condition():
+                return
+        time.sleep(0.005)
+    raise AssertionError(f"waited {LIMIT:g} s in vain")
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started and that are still there (Linux)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended just now
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
+
+
 class Run:
     """A process of the command line.
 
     ``stdin``, ``stdout`` and ``stderr`` are descriptors of our ends of its pipes, None where a
-    descriptor was given.
+    descriptor was given. ``before`` is Python that it runs first: what breaks for it alone.
     """
 
     def __init__(
@@ -118,6 +147,7 @@ class Run:
         *,
         stdin: int | None = None,
         stdout: int | None = None,
+        before: str = "",
     ) -> None:
         self._zygote = zygote
         self._code: int | None = None
@@ -137,7 +167,7 @@ class Run:
             write if stdout is None else stdout,
             error_write,
         ]
-        self.pid = zygote.start([str(a) for a in arguments], fds)
+        self.pid = zygote.start([str(a) for a in arguments], fds, before)
         for fd in theirs:
             os.close(fd)
 
@@ -189,6 +219,10 @@ class Run:
     def signal(self, number: int) -> None:
         """Send a signal."""
         os.kill(self.pid, number)
+
+    def state(self) -> str:
+        """What the system says that it does: R runs, S sleeps, T is stopped."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     def wait(self) -> int:
         """Wait for the end; the exit code."""

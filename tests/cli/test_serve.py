@@ -10,8 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tests.cli.clips import clip, frames_of, split
+from tests.cli.clips import (
+    DEBLURRED,
+    WITH_PROPS,
+    clip,
+    frames_of,
+    make_video,
+    padded,
+    planes_of,
+    script,
+    split,
+)
 from tests.cli.conftest import StartRun
 from tests.cli.processes import LIMIT, Result
 from vs_deblur.hosts import y4m
@@ -63,12 +75,47 @@ def test_odd_and_small_sizes_and_depths(
     assert len(frames) == 2
 
 
-def test_ten_bits_stay_ten(run: StartRun) -> None:
-    out = split(good(served(run, clip(2, 48, 32, "444p10"))))[1]
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    width=st.integers(1, 32),
+    height=st.integers(1, 32),
+    colour=st.sampled_from(["420", "420jpeg", "422", "444", "mono", "440", "411", "420p10"]),
+)
+def test_any_small_size_comes_out_as_it_went_in(
+    run: StartRun, width: int, height: int, colour: str
+) -> None:
+    data = clip(2, width, height, colour)
+    with run("serve", "-", "--device", "cpu") as process:
+        header, frames = split(good(process.finish(data)))
+    assert header == data.partition(b"\n")[0]
+    assert len(frames) == 2
+
+
+@pytest.mark.parametrize(("colour", "most"), [("444", 0), ("mono", 0), ("420", 3), ("422", 3)])
+def test_an_odd_size_gives_the_picture_of_one_that_is_padded(
+    run: StartRun, colour: str, most: int
+) -> None:
+    """17x17: sample by sample, but for the edge where chroma is reduced."""
+    found = []
+    for data in (clip(4, 17, 17, colour), padded(clip(4, 17, 17, colour), 32, 32)):
+        line, frames = split(good(served(run, data, "--device", "cpu", "--precision", "fp32")))
+        found.append([planes_of(f, y4m.parse_header(line)) for f in frames])
+    for small, large in zip(*found, strict=True):
+        for a, b in zip(small, large, strict=True):
+            part = b[: a.shape[0], : a.shape[1]]
+            difference = np.abs(a.astype(int) - part)
+            assert difference.max() <= most
+            assert (difference**2).mean() <= 0.25 * most  # 49 dB
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_deep_samples_stay_deep(run: StartRun, bits: int) -> None:
+    out = split(good(served(run, clip(2, 48, 32, f"444p{bits}"))))[1]
     samples = np.frombuffer(b"".join(out), "<u2")
-    assert samples.max() <= 1023
-    assert samples.max() > 512
-    assert (samples % 4 != 0).any()
+    assert samples.max() <= (1 << bits) - 1
+    assert samples.max() > 1 << (bits - 1)
+    # Of samples made from 8 bits all would be multiples, and only 256 of them.
+    assert (samples % (1 << (bits - 8)) != 0).mean() > 0.5
 
 
 def test_one_frame(run: StartRun) -> None:
@@ -185,11 +232,12 @@ def test_a_file_gets_its_name_when_it_is_done(run: StartRun, tmp_path: Path) -> 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.y4m", "b.y4m"]
 
 
-def test_an_unknown_frame_rate_is_passed_on_with_a_warning(run: StartRun) -> None:
-    data = clip(2).replace(b"F25:1", b"F0:0")
+@pytest.mark.parametrize("rate", ["0:0", "25:0"])
+def test_an_unknown_frame_rate_is_passed_on_with_a_warning(run: StartRun, rate: str) -> None:
+    data = clip(2).replace(b"F25:1", b"F" + rate.encode())
     result = served(run, data, "--strength", 0)
     assert good(result) == data
-    assert result.err.count("frame rate of stdin is unknown (F0:0)") == 1
+    assert result.err.count(f"frame rate of stdin is unknown (F{rate})") == 1
 
 
 def test_interlaced_streams_need_to_be_allowed(run: StartRun) -> None:
@@ -207,25 +255,6 @@ def test_progress_can_be_left_out(run: StartRun) -> None:
 
 
 # ---------------------------------------------------------------------------- video files
-
-
-def make_video(path: Path, data: bytes) -> None:
-    """A lossless file of the frames of an 8-bit 4:2:0 stream."""
-    import av
-
-    header = y4m.parse_header(data.partition(b"\n")[0])
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
-        stream.width, stream.height = header.width, header.height
-        stream.pix_fmt = "yuv420p"
-        for samples in split(data)[1]:
-            flat = np.frombuffer(samples, np.uint8)
-            image = flat.reshape(header.height * 3 // 2, header.width)
-            frame = av.VideoFrame.from_ndarray(image, "yuv420p")
-            for packet in stream.encode(frame):
-                container.mux(packet)
-        for packet in stream.encode(None):
-            container.mux(packet)
 
 
 def test_a_video_file_gives_the_frames_of_the_same_y4m(run: StartRun, tmp_path: Path) -> None:
@@ -249,35 +278,6 @@ def test_a_file_that_is_no_video(run: StartRun, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------- scripts
-
-SCRIPT = """
-import numpy as np
-import vapoursynth as vs
-
-def paint(n, f):
-    f = f.copy()
-    for p in range(f.format.num_planes):
-        plane = np.asarray(f[p])
-        plane[:] = np.random.default_rng(p).integers(20, 220, plane.shape) + n
-    f.props._SceneChangePrev = int(n in (5, 11))
-    return f
-
-print("the script prints")
-blank = vs.core.std.BlankClip(
-    format=vs.{format}, width=48, height=32, length=16, fpsnum=25, fpsden=1
-)
-clip = blank.std.ModifyFrame(blank, paint)
-{rest}
-clip.set_output()
-"""
-WITH_PROPS = "clip = clip.std.SetFrameProps(_Matrix=1, _Range=0)\n"
-DEBLURRED = WITH_PROPS + "from vs_deblur import deblur; clip = deblur(clip)\n"
-
-
-def script(folder: Path, rest: str = WITH_PROPS, form: str = "YUV420P8") -> Path:
-    path = folder / "clip.vpy"
-    path.write_text(SCRIPT.format(format=form, rest=rest))
-    return path
 
 
 def test_a_script_is_served_as_the_filter_deblurs_it(run: StartRun, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import resource
@@ -11,16 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.cli.clips import clip, split
+from tests.cli.clips import WITH_PROPS, clip, make_video, script, split
 from tests.cli.conftest import StartRun
-from tests.cli.processes import LIMIT, Run
+from tests.cli.processes import LIMIT, Result, Run, eventually
 from vs_deblur.cli.serve import _destination
 
 pytestmark = pytest.mark.skipif(
@@ -46,25 +45,53 @@ def full() -> Iterator[int]:
 # ---------------------------------------------------------------------------- input
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "input is empty: expected YUV4MPEG2 (stdin)"),
-        (bytes(range(256)) * 40, r"expected YUV4MPEG2, got '\x00\x01\x02"),
-        (b"YUV4MPEG2 W48" + b" " * 5000, "header too long"),
-        (b"YUV4MPEG2 W999999999 H32\n", "width (W) must be 1..32768"),
-        (b"YUV4MPEG2 W48 H32 C999\n", "colour space '999' is not supported"),
-    ],
-)
-def test_streams_that_are_no_y4m_are_refused_before_the_model_is_loaded(
-    run: StartRun, data: bytes, message: str
-) -> None:
-    result = run("serve", "-", *NO_MODEL).finish(data)
+LINE = "YUV4MPEG2 {}\n"
+
+
+def refused(result: Result, message: str) -> None:
+    """Bad input: one line, and nothing was put out."""
     assert (result.code, result.out) == (3, b"")
     assert len(result.err.splitlines()) == 1
     assert result.err.startswith("vs-deblur: error: ")
     assert message in result.err
     assert len(result.err) < 600
+    assert result.err.removesuffix("\n").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (bytes(range(256)) * 40, r"expected YUV4MPEG2, got '\x00\x01\x02"),
+        (b"YUV4MPEG2 W48" + b" " * 5000, "header too long"),
+        ("H32", "the y4m header has no width (W)"),
+        ("W48", "the y4m header has no height (H)"),
+        ("W0 H32", "width (W) must be 1..32768, got 0"),
+        ("W48 H-3", "height (H) must be 1..32768, got -3"),
+        ("W4x8 H32", "width (W) must be 1..32768, got '4x8'"),
+        ("W999999999 H32", "width (W) must be 1..32768, got 999999999"),
+        ("W48 H32 C999", "colour space '999' is not supported (stdin); supported: 420jpeg,"),
+        ("W48 W48 H32", "tag W is twice"),
+        ("W48 H32 It", "interlaced (It) (stdin); deinterlace first, or --allow-interlaced"),
+        ("W48 H32 Ib", "interlaced (Ib)"),
+        ("W48 H32 Im", "interlaced (Im)"),
+    ],
+)
+def test_streams_that_are_no_y4m_are_refused_before_the_model_is_loaded(
+    run: StartRun, data: bytes | str, message: str
+) -> None:
+    """By what is there: more might come, for stdin stays open."""
+    process = run("serve", "-", *NO_MODEL)
+    process.write(LINE.format(data).encode() if isinstance(data, str) else data)
+    refused(process.finish_open(), message)
+
+
+@pytest.mark.parametrize("length", range(len(clip(0))))
+def test_streams_that_end_in_their_header_are_refused(run: StartRun, length: int) -> None:
+    """At every byte of it."""
+    message = "the stream ends in its header" if length >= 9 else "expected YUV4MPEG2"
+    if not length:
+        message = "input is empty: expected YUV4MPEG2 (stdin)"
+    refused(run("serve", "-", *NO_MODEL).finish(clip(0)[:length]), message)
 
 
 def test_a_damaged_stream_gives_the_frames_before_the_damage(run: StartRun) -> None:
@@ -75,6 +102,24 @@ def test_a_damaged_stream_gives_the_frames_before_the_damage(run: StartRun) -> N
     assert result.code == 3
     assert len(split(result.out)[1]) == 7
     assert result.errors == ["vs-deblur: error: frame 7: expected FRAME, got 'FRAMF\\n' (stdin)"]
+
+
+def test_a_last_frame_that_is_cut_off_is_an_error_after_the_others(run: StartRun) -> None:
+    data = clip(9)
+    result = run("serve", "-").finish(data[:-100])
+    assert result.code == 3
+    # The clip ends there: the frames are those of a stream of eight.
+    assert result.out == run("serve", "-").finish(data[: len(clip(8))]).out
+    assert len(split(result.out)[1]) == 8
+    assert result.errors == ["vs-deblur: error: frame 8 is cut off: 2204 of 2304 bytes (stdin)"]
+
+
+def test_what_a_frame_line_says_is_ignored(run: StartRun) -> None:
+    data = clip(4)
+    said = data.replace(b"FRAME\n", b"FRAME Ixyz Xq\n")
+    assert run("serve", "-", *THROUGH).finish(said).out == data
+    plain, result = run("serve", "-").finish(data), run("serve", "-").finish(said)
+    assert (result.code, result.out) == (0, plain.out)
 
 
 def test_a_stream_cut_after_the_last_frame_wanted_is_no_fault(run: StartRun) -> None:
@@ -225,6 +270,20 @@ def test_a_disk_that_fills_up_leaves_whole_frames(run: StartRun, tmp_path: Path)
     assert not path.exists()
 
 
+def test_a_disk_without_room_left(run: StartRun, small_disk: Path) -> None:
+    path, data = small_disk / "a.y4m", clip(150)
+    result = run("serve", "-", *THROUGH, "-o", path).finish(data)
+    part = path.with_name("a.y4m.part").read_bytes()
+    frames = len(split(part)[1])
+    assert 100 < frames < 150
+    assert result.code == 4
+    assert result.errors == [
+        f"vs-deblur: error: No space left on device at frame {frames} ({path})"
+    ]
+    assert data.startswith(part)
+    assert [p.name for p in small_disk.iterdir()] == ["a.y4m.part"]
+
+
 def test_a_device_is_written_as_it_is(run: StartRun) -> None:
     assert run("serve", "-", *THROUGH, "-o", "/dev/null").finish(clip(3)).code == 0
     assert Path("/dev/null").is_char_device()
@@ -233,14 +292,43 @@ def test_a_device_is_written_as_it_is(run: StartRun) -> None:
 # ---------------------------------------------------------------------------- readers
 
 
-def test_a_reader_that_closes_early_ends_it_in_silence(run: StartRun) -> None:
-    process = run("serve", "-", "--quiet", "--matrix", "601")
-    process.write(clip(8))
+LONG = WITH_PROPS + "clip = clip.std.Loop(20).resize.Point(320, 240)\n"
+
+
+@pytest.fixture(params=["stdin", "y4m", "script", "deblurred script", "video"])
+def long_source(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Hundreds of frames, of every kind."""
+    if request.param == "stdin":
+        return "-"
+    if request.param.endswith("script"):
+        rest = LONG
+        if request.param.startswith("deblurred"):
+            rest += "from vs_deblur import deblur; clip = deblur(clip, device='cpu')\n"
+        return script(tmp_path, rest)
+    path = tmp_path / "clip"
+    if request.param == "y4m":
+        path.write_bytes(clip(100, *BIG))
+    else:
+        path = path.with_suffix(".mkv")
+        make_video(path, clip(100, *BIG))
+    return path
+
+
+def test_a_reader_that_closes_early_ends_it_in_silence(
+    run: StartRun, long_source: Path | str
+) -> None:
+    options = ("serve", long_source, "--quiet", "--matrix", "601")
+    process = run(*options)
+    if long_source == "-":
+        process.write(clip(8))
     process.read(1000)
     process.close("stdout")
-    result = process.finish(clip(200)[len(clip(0)) :])
+    result = process.finish(clip(200)[len(clip(0)) :] if long_source == "-" else b"")
     assert result.code == 141
-    assert len(result.err.splitlines()) == 1, "the line that names the model"
+    # Which model it is was said before, and what is to be said of the source: no more.
+    short = run(*options, "--end", 0).finish(clip(1) if long_source == "-" else b"")
+    assert (short.code, short.err) == (0, result.err)
+    assert len(result.err.splitlines()) <= 2
 
 
 def test_a_reader_that_closes_is_noticed_while_the_producer_stalls(run: StartRun) -> None:
@@ -285,6 +373,32 @@ def test_memory_is_bounded_while_the_reader_stalls(run: StartRun) -> None:
     assert data[:10] + rest.out == data
 
 
+def test_frames_of_a_script_are_not_asked_for_while_the_reader_stalls(
+    run: StartRun, tmp_path: Path
+) -> None:
+    asked = tmp_path / "asked"
+    count = f"""
+def count(n, f):
+    with open({str(asked)!r}, "a") as file:
+        file.write("x")
+    return f
+
+clip = clip.std.ModifyFrame(clip, count)
+"""
+    process = run("serve", script(tmp_path, LONG + count), *THROUGH, "--requests", 2)
+    head = process.read(10)
+    before = -1
+    while asked.stat().st_size > before:  # until it asks no more
+        before = asked.stat().st_size
+        time.sleep(1.0)
+    # 4 read ahead and 4 written behind, 2 asked for and as many kept, and one in each hand.
+    assert before <= 20
+    result = process.finish()
+    assert result.code == 0
+    assert len(split(head + result.out)[1]) == 320
+    assert asked.stat().st_size >= 320
+
+
 # ---------------------------------------------------------------------------- signals
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -311,7 +425,7 @@ def test_a_signal_to_the_whole_group_while_frames_flow_to_a_file(
     process = run("serve", "-", "-o", path)
     process.write(clip(20))
     part = path.with_name("a.y4m.part")
-    _await(lambda: part.stat().st_size > len(clip(3)))
+    eventually(lambda: part.stat().st_size > len(clip(3)))
     os.killpg(process.pid, signal.SIGINT)
     result = process.finish_open()
     assert result.code == 130
@@ -354,7 +468,7 @@ def test_a_second_signal_ends_it_at_once(run: StartRun) -> None:
 
 def test_a_signal_before_anything_came(run: StartRun) -> None:
     process = run("serve", "-")
-    _await(lambda: _sleeps(process))
+    eventually(lambda: _sleeps(process))
     process.signal(signal.SIGTERM)
     result = process.finish_open()
     assert (result.code, result.out) == (143, b"")
@@ -379,16 +493,6 @@ def test_stop_and_continue(run: StartRun) -> None:
     result = process.finish(data[len(data) // 2 :])
     assert result.code == 0
     assert head + result.out == data
-
-
-def _await(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):  # the file is not there yet
-            if condition():
-                return
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
 
 
 # ---------------------------------------------------------------------------- a bare process

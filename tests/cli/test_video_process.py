@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import time
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import StartRun
+from tests.cli.processes import Result, Run, Zygote, children, eventually
+from tests.disks import disk
 from tests.films import Film, times
 from vs_deblur import journal
 from vs_deblur.journal import Contents
@@ -23,20 +26,24 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return film.write(tmp_path_factory.mktemp("films") / "in.mp4")
 
 
-@pytest.fixture(scope="module")
-def unbroken(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("whole") / "out.mp4"
+@pytest.fixture
+def unbroken(zygote: Zygote, source: Path) -> bytes:
+    """What a run that nothing happens to gives."""
+    target = source.with_name("out.mp4")
+    if not target.exists():
+        with Run(zygote, ["video", source, target, *OPTIONS]) as process:
+            assert process.finish().code == 0
+    return target.read_bytes()
 
 
 def _wait_for_chunks(part: Path, count: int) -> None:
     """Wait until the part file has so many whole chunks."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+
+    def there() -> bool:
         found = _read(part)
-        if found is not None and len(found.chunks) >= count:
-            return
-        time.sleep(0.005)
-    raise AssertionError("no chunk was written in time")
+        return found is not None and len(found.chunks) >= count
+
+    eventually(there)
 
 
 def _read(part: Path) -> Contents | None:
@@ -50,16 +57,15 @@ def _read(part: Path) -> Contents | None:
 def test_a_signal_leaves_whole_chunks_and_resume_gives_the_same_bytes(
     run: StartRun,
     source: Path,
-    unbroken: Path,
+    unbroken: bytes,
     tmp_path: Path,
     number: signal.Signals,
     code: int,
 ) -> None:
-    if not unbroken.exists():
-        assert run("video", source, unbroken, *OPTIONS).finish().code == 0
     target, part = tmp_path / "out.mp4", tmp_path / "out.mp4.part"
     process = run("video", source, target, *OPTIONS)
     _wait_for_chunks(part, 2)
+    assert children(process.pid) == []  # nobody can be left behind
     process.signal(number)
     result = process.finish()
     assert result.code == code, result.err
@@ -71,12 +77,154 @@ def test_a_signal_leaves_whole_chunks_and_resume_gives_the_same_bytes(
     if code > 0:
         assert "stopped after" in result.err
         assert "--resume" in result.err
-    again = run("video", source, target, *OPTIONS, "--resume").finish()
-    assert again.code == 0, again.err
+    again = resumed(run, source, target)
     assert "going on after" in again.err
-    assert target.read_bytes() == unbroken.read_bytes()
-    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+    assert target.read_bytes() == unbroken
     assert len(times(target)) == FRAMES
+
+
+def resumed(run: StartRun, source: Path, target: Path) -> Result:
+    """Go on to the end: nothing but the output is left."""
+    result = run("video", source, target, *OPTIONS, "--resume").finish()
+    assert result.code == 0, result.err
+    assert [p.name for p in target.parent.iterdir()] == [target.name]
+    return result
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_that_is_killed_again_and_again_gives_the_same_bytes(
+    run: StartRun, source: Path, unbroken: bytes, tmp_path: Path, seed: int
+) -> None:
+    """Wherever it is when the part file reaches sizes drawn by chance."""
+    target, part = tmp_path / "out.mp4", tmp_path / "out.mp4.part"
+    rng = random.Random(seed)
+    for size in sorted(rng.randrange(len(unbroken) // 2) for _ in range(3)):
+        process = run("video", source, target, *OPTIONS, "--resume")
+        eventually(lambda size=size: target.exists() or part.stat().st_size >= size)  # type: ignore[misc]
+        process.signal(signal.SIGKILL)
+        process.finish()
+        if target.exists():  # it was named just before
+            break
+    else:
+        resumed(run, source, target)
+    assert target.read_bytes() == unbroken
+
+
+KILL = """
+import os, signal
+from pathlib import Path
+from vs_deblur.cli._output import OutputFile
+from vs_deblur.journal import Journal
+from vs_deblur.remux import _Sink
+
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+HALF_A_RECORD = """
+honest, written = Journal._write, []
+
+def write(self, data):
+    written.append(len(data))
+    if sum(written) > 9000:
+        honest(self, data[: len(data) // 2])
+        kill()
+    honest(self, data)
+
+Journal._write = write
+"""
+THIRD_CHUNK = """
+honest, ended = Journal.end_chunk, []
+
+def end_chunk(self, frames):
+    honest(self, frames)
+    ended.append(frames)
+    if len(ended) == 3:
+        kill()
+
+Journal.end_chunk = end_chunk
+"""
+SECOND_PIECE = """
+honest, pieces = _Sink.write, []
+
+def write(self, data):
+    pieces.append(len(data))
+    if len(pieces) == 2:
+        kill()
+    return honest(self, data)
+
+_Sink.write = write
+"""
+# When the process dies, and whole chunks that there are then; None: no run to go on with.
+MOMENTS: dict[str, tuple[str, int | None]] = {
+    "nothing is written yet": ("Journal._write = kill", None),
+    "half a record is written": (HALF_A_RECORD, 1),
+    "a chunk has just ended": (THIRD_CHUNK, 3),
+    "the file is being put together": (SECOND_PIECE, FRAMES // 8),
+    "the file is whole": ("Path.replace = kill", FRAMES // 8),
+    "the file lacks its name only": ("OutputFile.commit = kill", None),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_that_is_killed_when_it_hurts_most_gives_the_same_bytes(
+    run: StartRun, source: Path, unbroken: bytes, tmp_path: Path, moment: str
+) -> None:
+    target, part = tmp_path / "out.mp4", tmp_path / "out.mp4.part"
+    before, chunks = MOMENTS[moment]
+    killed = run("video", source, target, *OPTIONS, before=KILL + before).finish()
+    assert killed.code == -9, killed.err
+    assert not target.exists()
+    found = _read(part)
+    assert (None if found is None else len(found.chunks)) == chunks
+    again = resumed(run, source, target)
+    assert ("going on after" in again.err) == (chunks is not None)
+    assert target.read_bytes() == unbroken
+
+
+@pytest.mark.parametrize("room", [0.3, 1.0])
+def test_a_full_disk_keeps_what_is_done_and_resume_goes_on(
+    run: StartRun, source: Path, unbroken: bytes, tmp_path: Path, room: float
+) -> None:
+    """There is room for some chunks; for all of them, but not for the file beside them."""
+    size = 1 << 20
+    (tmp_path / "disk").mkdir()
+    with disk(tmp_path / "disk", size) as place:
+        (place / "filler").write_bytes(bytes(size - int(room * len(unbroken))))
+        target, part = place / "out.mp4", place / "out.mp4.part"
+        full = run("video", source, target, *OPTIONS).finish()
+        assert full.code == 4
+        (line,) = full.errors
+        assert "No space left on device" in line
+        assert "make room and " in line
+        assert "--resume" in line
+        assert sorted(p.name for p in place.iterdir()) == ["filler", "out.mp4.part"]
+        found = _read(part)
+        assert found is not None
+        if room < 1:
+            assert 8 <= len(found.times) < FRAMES
+            frame = int(line.partition(" at frame ")[2].split()[0])
+            assert 0 <= frame - len(found.times) <= 8
+        else:
+            assert len(found.times) == FRAMES
+        (place / "filler").unlink()
+        again = resumed(run, source, target)
+        assert f"going on after {len(found.times)} frames" in again.err
+        assert target.read_bytes() == unbroken
+
+
+def test_stop_and_continue(run: StartRun, source: Path, unbroken: bytes, tmp_path: Path) -> None:
+    """As a laptop's lid or a batch system does it."""
+    target, part = tmp_path / "out.mp4", tmp_path / "out.mp4.part"
+    process = run("video", source, target, *OPTIONS)
+    _wait_for_chunks(part, 2)
+    process.signal(signal.SIGSTOP)
+    eventually(lambda: process.state() == "T")
+    size = part.stat().st_size
+    time.sleep(1.0)
+    assert part.stat().st_size == size
+    process.signal(signal.SIGCONT)
+    assert process.finish().code == 0
+    assert target.read_bytes() == unbroken
 
 
 def test_frames_are_counted_and_the_model_is_named(

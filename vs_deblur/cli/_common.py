@@ -20,7 +20,7 @@ import click
 
 from vs_deblur.cli import _signals
 from vs_deblur.cli._progress import note, say, warn
-from vs_deblur.errors import DeblurError, ReaderClosed, Stopped, UsageError, exit_code
+from vs_deblur.errors import DeblurError, DeviceError, ReaderClosed, Stopped, UsageError, exit_code
 
 if TYPE_CHECKING:
     from vs_deblur.engine import Deblurrer, Kind
@@ -57,6 +57,8 @@ def _translate(error: BaseException) -> BaseException:
         return Stopped(stop.signum, stop.frames)
     if isinstance(error, BrokenPipeError):
         return ReaderClosed(stop.frames)
+    if isinstance(error, MemoryError):
+        return DeviceError("out of memory", "cpu", "close other programs")
     if isinstance(error, click.UsageError):
         what = error.format_message().rstrip(".")
         what = what[:1].lower() + what[1:]

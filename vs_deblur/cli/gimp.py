@@ -70,7 +70,7 @@ def _chosen(profile: Path | None) -> list[Path]:
                 None,
                 "use GIMP from your distribution, Flatpak or AppImage",
             )
-        places = ", ".join(map(str, gimp.roots(sys.platform, os.environ, Path.home())))
+        places = ", ".join(map(str, gimp.roots(sys.platform, os.environ, gimp.home_folder())))
         raise InputError("no profile of GIMP 3", places, "start GIMP once, or name it: --profile")
     return found
 

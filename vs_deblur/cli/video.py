@@ -19,7 +19,15 @@ from vs_deblur.cli._common import ModelSettings, model_options
 from vs_deblur.cli._output import OutputFile
 from vs_deblur.cli._progress import Progress, note, warn
 from vs_deblur.cli._signals import graceful
-from vs_deblur.errors import InputError, OutputError, Stopped, UsageError, reason
+from vs_deblur.errors import (
+    DeviceError,
+    EngineError,
+    InputError,
+    OutputError,
+    Stopped,
+    UsageError,
+    reason,
+)
 
 if TYPE_CHECKING:
     from vs_deblur.encoder import Recipe, Wanted
@@ -376,7 +384,7 @@ def deblur_file(
         except Stopped:
             note(f"{target.part} keeps what is done: the same command with --resume goes on")
             raise
-        except InputError:
+        except (InputError, EngineError, DeviceError):
             if _has_chunks(target.part):
                 note(f"{target.part} keeps what is done: --resume goes on")
             raise

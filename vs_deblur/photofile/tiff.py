@@ -449,8 +449,12 @@ def write(picture: Picture, path: Path) -> None:
     big = layout.big or samples.nbytes > (4 << 30) - (64 << 20)
     layout = Layout(layout.order, big)
     try:
-        with tifffile.TiffWriter(path, bigtiff=big, byteorder=layout.order) as file:
-            file.write(
+        # A file of ours: tifffile does not tell what goes wrong when it closes one of its own.
+        with (
+            path.open("wb") as file,
+            tifffile.TiffWriter(file, bigtiff=big, byteorder=layout.order) as writer,
+        ):
+            writer.write(
                 samples if samples.shape[2] > 1 else samples[..., 0],
                 photometric=_photometric(picture, native),
                 planarconfig="contig" if samples.shape[2] > 1 else None,
