@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 import os
@@ -86,6 +87,25 @@ def test_a_damaged_file_is_compiled_again(
     assert cached_cubin(KERNEL, "sm_80", tmp_path) == first
     assert len(recorded) == 2
     assert path.read_bytes() == content
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes of files")
+@pytest.mark.parametrize("whose", ["writable by others", "of somebody else"])
+def test_a_cache_where_others_may_write_is_not_used(
+    tmp_path: Path, recorded: list[Kernel], monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    """What they put there would run on the device."""
+    first = cached_cubin(KERNEL, "sm_80", tmp_path)
+    (path,) = tmp_path.iterdir()
+    planted = b"planted"
+    path.write_bytes(hashlib.sha256(planted).digest() + planted)
+    if whose == "of somebody else":
+        monkeypatch.setattr(_compile, "_owners", lambda: (os.geteuid() + 1,))
+    else:
+        tmp_path.chmod(0o777)
+    assert cached_cubin(KERNEL, "sm_80", tmp_path) == first
+    assert len(recorded) == 2
+    assert path.read_bytes().endswith(planted)
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(

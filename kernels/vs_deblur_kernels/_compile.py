@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import sys
 import tempfile
 import threading
@@ -199,13 +200,35 @@ def cache_folder() -> Path:
     return Path(base) / "vs-deblur" / "kernels"
 
 
+def _owners() -> tuple[int, ...]:
+    """Users whose files are trusted: this one and root."""
+    return os.geteuid(), 0
+
+
+def _is_private(folder: Path) -> bool:
+    """Make a folder, or see whether nobody but its owner, this user or root, may write to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = folder.stat()
+    except OSError as error:
+        logger.debug("no cache of compiled kernels: %s", error)
+        return False
+    if os.name != "posix":
+        return True
+    others = stat.S_IWGRP | stat.S_IWOTH
+    if found.st_uid in _owners() and not found.st_mode & others:
+        return True
+    logger.debug("%s is not used: somebody else may write to it", folder)
+    return False
+
+
 def cached_cubin(kernel: Kernel, architecture: str, folder: Path | None = None) -> bytes:
     """The compiled kernel, from the cache if it is there and whole.
 
     A file holds the SHA-256 of the cubin and the cubin; its name is the SHA-256 of everything that
     the cubin depends on. One that is damaged is compiled anew and replaced. Files are put into
     place whole, so that processes that write the same one do not disturb each other. A cache that
-    cannot be read or written costs time, nothing else.
+    cannot be read or written, or where somebody else may write, costs time, nothing else.
 
     Raises:
         KernelError: it cannot be compiled.
@@ -214,16 +237,19 @@ def cached_cubin(kernel: Kernel, architecture: str, folder: Path | None = None) 
     headers = [(HERE / name).read_text(encoding="utf-8") for name in HEADERS]
     key = (kernel.text, *headers, kernel.options, architecture, compiler_version())
     path = folder / f"{kernel.source}-{hashlib.sha256(repr(key).encode()).hexdigest()}.cubin"
-    try:
-        content = path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() == content[:32]:
-            return content[32:]
-        logger.debug("%s is damaged: compiled again", path)
-    except OSError:
-        pass
+    trusted = _is_private(folder)
+    if trusted:
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content[32:]).digest() == content[:32]:
+                return content[32:]
+            logger.debug("%s is damaged: compiled again", path)
+        except OSError:
+            pass
     cubin, _ = compile_cubin(kernel, architecture)
+    if not trusted:
+        return cubin
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
