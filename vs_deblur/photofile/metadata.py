@@ -270,7 +270,17 @@ def _exchange_xmp(xmp: bytes, a: bytes, b: bytes) -> bytes:
 
 
 def _without_xmp_thumbnails(xmp: bytes) -> bytes:
-    return re.sub(rb"<(xmp|xap):Thumbnails>.*?</\1:Thumbnails>", b"", xmp, flags=re.DOTALL)
+    # No regular expression: it would look through all the rest again for each that has no end.
+    for name in (b"xmp:Thumbnails>", b"xap:Thumbnails>"):
+        kept, at = [], 0
+        while (begin := xmp.find(b"<" + name, at)) >= 0:
+            end = xmp.find(b"</" + name, begin)
+            if end < 0:
+                break
+            kept.append(xmp[at:begin])
+            at = end + len(b"</" + name)
+        xmp = b"".join((*kept, xmp[at:]))
+    return xmp
 
 
 _RESOURCE_THUMBNAILS = (1033, 1036)
