@@ -156,7 +156,8 @@ def audited(
     """Run commands in a process that tells on itself.
 
     Returns:
-        what it printed; what it did that must not be; the names in ``outside`` that were opened.
+        what it printed; what it did that must not be; the names in ``given/outside`` that were
+        opened.
     """
     for name in ("home", "out", "temporary"):
         (folder / name).mkdir(exist_ok=True)
@@ -164,7 +165,7 @@ def audited(
     log.unlink(missing_ok=True)
     writable = [str(folder / n) for n in ("home", "out", "temporary")]
     wanted.write_text(json.dumps({"commands": commands, "log": str(log), "writable": writable}))
-    watch = Watch(folder / "outside")
+    watch = Watch(folder / "given" / "outside")
     environment = {
         **os.environ,
         "HOME": str(folder / "home"),
@@ -198,10 +199,9 @@ def audited(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """``given``, with files that name those in ``outside``, which are good ones of every kind."""
-    given, outside = tmp_path / "given", tmp_path / "outside"
-    given.mkdir()
-    outside.mkdir()
+    """``given/outside``, of good files that those in ``given`` are to name."""
+    outside = tmp_path / "given" / "outside"
+    outside.mkdir(parents=True)
     Film(frames=3).write(outside / "bait.mkv")
     (outside / "bait.png").write_bytes(samples()["png"])
     torch.save({"a": torch.ones(3)}, outside / "bait.pt")
@@ -210,7 +210,7 @@ def folder(tmp_path: Path) -> Path:
 
 def pictures(given: Path, bait: Path) -> None:
     """Pictures with paths wherever there is room for one."""
-    names = f"{bait} ../outside/{bait.name} file://{bait} @{bait} |cat {bait}".encode()
+    names = f"{bait} outside/{bait.name} file://{bait} @{bait} |cat {bait}".encode()
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><!DOCTYPE x [<!ENTITY y SYSTEM "%b">]>' % names
     xmp += b'<a xlink:href="%b"/>&y;</x:xmpmeta>' % names
     text = (b"tEXt", b"Source\0" + names)
@@ -231,7 +231,7 @@ def pictures(given: Path, bait: Path) -> None:
 
 def test_photos_lead_nowhere(folder: Path) -> None:
     given = folder / "given"
-    pictures(given, folder / "outside" / "bait.png")
+    pictures(given, folder / "given" / "outside" / "bait.png")
     for name in ("blur", "sharp"):
         (given / "pair" / name).mkdir(parents=True)
         (given / "pair" / name / "1.png").write_bytes((given / "e.png").read_bytes())
@@ -251,8 +251,8 @@ def test_photos_lead_nowhere(folder: Path) -> None:
 
 
 def test_videos_lead_nowhere(folder: Path) -> None:
-    given, bait = folder / "given", folder / "outside" / "bait.mkv"
-    (given / "a.mkv").write_text("ffconcat version 1.0\nfile ../outside/bait.mkv\n")
+    given, bait = folder / "given", folder / "given" / "outside" / "bait.mkv"
+    (given / "a.mkv").write_text("ffconcat version 1.0\nfile outside/bait.mkv\n")
     (given / "b.m3u8").write_text(f"#EXTM3U\n#EXTINF:9,\n{bait}\n#EXT-X-ENDLIST\n")
     (given / "c.m3u8").write_text("#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1:9/\n#EXT-X-ENDLIST\n")
     (given / "d.sdp").write_text(
@@ -270,7 +270,7 @@ def test_videos_lead_nowhere(folder: Path) -> None:
     stream = f"YUV4MPEG2 Cmono W5 H3 F25:1 X{bait} XCOLORRANGE={bait} XLENGTH=1\nFRAME {bait}\n"
     (given / "h.y4m").write_bytes(stream.encode() + bytes(15))
     through = ["--strength", "0"]
-    names = [p.name for p in sorted(given.iterdir())]
+    names = [p.name for p in sorted(given.iterdir()) if p.is_file()]
     said, done, opened = audited(
         folder,
         [["video", n, f"{folder}/out/{n}.mkv", *through] for n in names if n != "h.y4m"]
@@ -285,7 +285,7 @@ def test_videos_lead_nowhere(folder: Path) -> None:
 
 
 def test_weights_lead_nowhere(folder: Path) -> None:
-    given, outside = folder / "given", folder / "outside"
+    given, outside = folder / "given", folder / "given" / "outside"
     for name, hostile, way in (
         ("a.pt", Hostile(outside / "made"), "zip"),
         ("b.pt", Eval(outside / "made"), "legacy"),
@@ -296,8 +296,8 @@ def test_weights_lead_nowhere(folder: Path) -> None:
     (given / "dmphn").mkdir()
     for part in ("encoder_lv1", "decoder_lv1", "encoder_lv2", "decoder_lv2"):
         save_hostile(Hostile(outside / "made"), given / "dmphn" / f"{part}.pkl", "zip")
-    paths = {"network": "../outside/bait.pt", "provenance": json.dumps(str(outside / "bait.pt"))}
-    save_file({"../../outside/bait.pt": torch.ones(3)}, given / "d.safetensors", metadata=paths)
+    paths = {"network": "outside/bait.pt", "provenance": json.dumps(str(outside / "bait.pt"))}
+    save_file({"outside/bait.pt": torch.ones(3)}, given / "d.safetensors", metadata=paths)
     (given / "photo.png").write_bytes(samples()["png"])
     commands = [
         *(
@@ -318,7 +318,7 @@ def test_weights_lead_nowhere(folder: Path) -> None:
 
 
 def test_the_worker_of_gimp_leads_nowhere(folder: Path) -> None:
-    bait = str(folder / "outside" / "bait.pt")
+    bait = str(folder / "given" / "outside" / "bait.pt")
     paths: dict[str, Any] = {"file": bait, "path": bait, "log": bait, "version": f"|cat {bait}"}
     requests = (
         HELLO
@@ -342,9 +342,9 @@ def test_the_worker_of_gimp_leads_nowhere(folder: Path) -> None:
         ("import socket; socket.socket().bind(('127.0.0.1', 0))", "socket.bind"),
         ("import pickle; pickle.loads(b'cos\\nsystem\\n.')", "pickle.find_class"),
         ("open('elsewhere', 'w').close()", "writes elsewhere"),
-        ("open('../outside/bait.png').close()", "bait.png"),
-        ("import av; av.open('../outside/bait.mkv').close()", "bait.mkv"),
-        ("import os; os.mkdir('../outside/made')", "made"),
+        ("open('outside/bait.png').close()", "bait.png"),
+        ("import av; av.open('outside/bait.mkv').close()", "bait.mkv"),
+        ("import os; os.mkdir('outside/made')", "made"),
     ],
 )
 def test_the_watch_sees(folder: Path, code: str, told: str) -> None:

@@ -25,11 +25,12 @@ from unittest import mock
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save as save_tensors
 
 from tests.bounded import bounded
 from tests.bridging import BYE, HELLO, NoEngine, echo, feed, job
-from tests.pictures import PROFILE, XMP, exif, samples, waves
+from tests.pictures import PROFILE, XMP, exif, pillow, samples, waves
 from tests.small import SMALL_LITE
 from vs_deblur import journal, sequences, weights, wholeness
 from vs_deblur.bridge import Message, pack, unpack
@@ -113,7 +114,8 @@ def _written(name: str, data: bytes) -> Path:
 
 def _y4m_header(data: bytes) -> None:
     header = y4m.parse_header(data.partition(b"\n")[0])
-    assert y4m.parse_header(y4m.write_header(header)) == header
+    again = y4m.parse_header(y4m.write_header(header))
+    assert again == header, "what was written reads otherwise"
     _ = header.frame_bytes, header.length, header.frame_rate, header.sample_aspect_ratio
     header.pixel_format()
 
@@ -122,7 +124,8 @@ def _y4m_stream(data: bytes) -> None:
     reader = y4m.Y4mReader(io.BufferedReader(io.BytesIO(data)), "stream")
     info = reader.info()
     frames = list(reader.frames(len(data) % 3))
-    assert sum(p.nbytes for planes in frames for p in planes) <= len(data)
+    size = sum(p.nbytes for planes in frames for p in planes)
+    assert size <= len(data), "samples from nowhere"
     y4m.write_header(y4m.header_for(info, len(frames)))
 
 
@@ -203,7 +206,8 @@ def _gimp_worker(data: bytes) -> None:
         logger.propagate = propagate
     if faults.found:
         raise faults.found[0]
-    assert set(found.kinds) <= {"hello", "loaded", "progress", "rows", "done", "error"}
+    kinds = {"hello", "loaded", "progress", "rows", "done", "error"}
+    assert set(found.kinds) <= kinds, "an answer of no known kind"
     for answer in found.answers:
         if answer.kind == "error":
             text = answer.fields["message"]
@@ -315,7 +319,8 @@ def _manifest(data: bytes) -> None:
     try:
         with mock.patch.object(weights, "weights_folder", return_value=place):
             cards = weights.shipped()
-            assert all(card.path.parent == place for card in cards.values())
+            beside = all(card.path.parent == place for card in cards.values())
+            assert beside, "a path leads out of the folder"
             for name, card in cards.items():
                 _ = card.mean_gain
                 row, _ = details(name)
@@ -439,7 +444,7 @@ def _photo(data: bytes) -> None:
     picture = read(_written("photo", data), MOST_PIXELS)
     channels = picture.colours + (picture.alpha is not None) + picture.extras
     assert picture.samples.ndim == 3
-    assert picture.samples.shape[2] == channels
+    assert picture.samples.shape[2] == channels, "channels are miscounted"
     _write_and_read(picture, _FORMATS[data[-1] % 4])
 
 
@@ -451,8 +456,8 @@ def _write_and_read(picture: Picture, kind: Format) -> None:
     except UsageError:  # the format cannot hold it
         return
     again = read(path, MOST_PIXELS)
-    assert again.size == picture.size
-    assert again.format == kind
+    assert again.size == picture.size, "what was written has another size"
+    assert again.format == kind, "what was written is of another format"
 
 
 def _photo_metadata(data: bytes) -> None:
@@ -471,6 +476,14 @@ def _photo_metadata(data: bytes) -> None:
 
 def _seeds_of(*kinds: str) -> Callable[[], list[bytes]]:
     return lambda: [samples()[kind] for kind in kinds]
+
+
+def _other_seeds() -> list[bytes]:
+    Image.init()
+    small = waves(6, 5, 3)
+    kinds = ("ICO", "PPM", "TGA", "PCX", "JPEG2000", "DDS", "ICNS", "SGI", "QOI", "AVIF")
+    known = [kind for kind in kinds if kind in Image.SAVE]
+    return [samples()["gif"], samples()["bmp"], *(pillow(kind, small) for kind in known)]
 
 
 def _metadata_seeds() -> list[bytes]:
@@ -595,7 +608,7 @@ TARGETS: dict[str, Target] = {
         _photo, _seeds_of("tiff", "deflate", "tiles", "lzw16", "lzw", "fax"), _TIFF
     ),
     "photo_webp": Target(_photo, _seeds_of("webp", "lossless webp"), _WEBP),
-    "photo_other": Target(_photo, _seeds_of("gif", "bmp")),
+    "photo_other": Target(_photo, _other_seeds),
     "photo_metadata": Target(_photo_metadata, _metadata_seeds, _METADATA),
     "image": Target(_image, _seeds_of("png", "jpeg", "tiff", "bmp")),
     "journal": Target(_journal, _journals, (b"H", b"F", b"P", b"E"), _sealed_journal),

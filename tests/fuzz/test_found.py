@@ -27,6 +27,11 @@ def _turned(place: int, value: int) -> bytes:
     return jpeg(waves(4, 5, 3), segment(0xE1, b"Exif\0\0" + bytes(block)))
 
 
+def _orientation(kind: int) -> bytes:
+    """An EXIF block that says 6, as a value of some type."""
+    return b"II*\0\x08\0\0\0" + struct.pack("<HHHII", 1, 274, kind, 1, 6) + bytes(4)
+
+
 def _manifest(**fields: object) -> bytes:
     entry: dict[str, object] = {
         "name": "a",
@@ -73,6 +78,9 @@ FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
     ),
     "a tensor's name": ("weights_header", lambda: _tensor("a\x1b[2J\r")),
     "long names of tensors": ("weights_header", lambda: _tensor(*(c * 9000 for c in "abcde"))),
+    # Turned twice: orientation of another type than usual was heeded, but not reset.
+    "an orientation of one signed byte": ("photo_metadata", lambda: b"\0" + _orientation(6)),
+    "an orientation of two signed bytes": ("photo_metadata", lambda: b"\0" + _orientation(8)),
     # A file that does not lie beside the manifest was opened.
     "a path upwards": ("manifest", lambda: _manifest(file="../a.safetensors")),
     "a path from the root": ("manifest", lambda: _manifest(file="/etc/passwd")),

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 SIZES |= {16: 8, 17: 8, 18: 8}  # BigTIFF
-_CODES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+#: The struct codes of the types that are whole numbers.
+CODES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 SHORT, LONG, RATIONAL, UNDEFINED, LONG8 = 3, 4, 5, 7, 16
 
 EXIF, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005
@@ -48,9 +49,9 @@ class Entry:
         Raises:
             BadDirectory: they are not.
         """
-        if self.kind not in _CODES:
+        if self.kind not in CODES:
             raise BadDirectory(f"type {self.kind} is no whole number")
-        return struct.unpack(f"{order}{self.count}{_CODES[self.kind]}", self.data)
+        return struct.unpack(f"{order}{self.count}{CODES[self.kind]}", self.data)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def prepared_exif(exif: bytes, *, on_side: bool) -> bytes:
 
 
 def _put_number(block: bytearray, entry: Entry, value: int, layout: Layout) -> None:
-    code = {1: "B", ifd.SHORT: "H", ifd.LONG: "I"}.get(entry.kind)
+    code = ifd.CODES.get(entry.kind)
     if code is not None:
         struct.pack_into(layout.order + code, block, entry.position, value)
 
