@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,52 @@ def ffmpeg(picture: Array, codec: str, **options: str) -> bytes:
     rows[:, : 2 * width * channels] = samples.view(np.uint8)
     frame.pts = 0
     return b"".join(bytes(p) for p in (*encoder.encode(frame), *encoder.encode(None)))
+
+
+def pillow(kind: str, picture: Any = None, mode: str | None = None, **options: Any) -> bytes:
+    """A file of a small picture, as Pillow writes it."""
+    file = io.BytesIO()
+    image = Image.fromarray(waves(37, 53, 3) if picture is None else picture)
+    (image.convert(mode) if mode else image).save(file, kind, **options)
+    return file.getvalue()
+
+
+def tiff(picture: Any, **options: Any) -> bytes:
+    """A TIFF file, as tifffile writes it."""
+    import tifffile
+
+    file = io.BytesIO()
+    tifffile.imwrite(file, picture, **options)
+    return file.getvalue()
+
+
+@cache
+def samples() -> dict[str, bytes]:
+    """A small file of each kind that is read."""
+    picture, deep = waves(37, 53, 3), waves(37, 53, 3, np.uint16)
+    segments = (
+        segment(0xE1, b"Exif\0\0" + exif(6)),
+        segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP),
+        segment(0xE2, b"ICC_PROFILE\0\1\1" + PROFILE),
+        segment(0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x05IPTC!\0"),
+    )
+    return {
+        "jpeg": jpeg(picture, *segments),
+        "progressive": jpeg(picture, segments[0], progressive=True),
+        "png": png(picture, (b"eXIf", exif(6)), (b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + XMP)),
+        "png16": png(waves(37, 53, 4, np.uint16)),
+        "palette": pillow("PNG", mode="P"),
+        "tiff": tiff(picture, photometric="rgb", extratags=[(700, 1, len(XMP), XMP, True)]),
+        "deflate": tiff(deep, photometric="rgb", compression="zlib", rowsperstrip=8),
+        "tiles": tiff(waves(37, 53, 3, np.float32), photometric="rgb", bigtiff=True, tile=(16, 16)),
+        "lzw16": ffmpeg(deep, "tiff", compression_algo="lzw"),
+        "lzw": pillow("TIFF", compression="tiff_lzw"),
+        "fax": pillow("TIFF", mode="1", compression="group4"),
+        "webp": pillow("WEBP", exif=exif(6)),
+        "lossless webp": pillow("WEBP", lossless=True),
+        "gif": pillow("GIF"),
+        "bmp": pillow("BMP"),
+    }
 
 
 @dataclass

@@ -10,9 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.bridging import BYE, HELLO, NoEngine, echo, feed, job, parse
 from tests.pictures import waves
 from vs_deblur.bridge import HEAD, MAGIC, MAX_JSON, MAX_PAYLOAD, PROTOCOL, Message, pack, unpack
 from vs_deblur.engine import Deblurrer
@@ -30,87 +29,6 @@ from vs_deblur.hosts.worker import Worker
 from vs_deblur.photofile import Picture
 
 WORKER = [sys.executable, "-m", "vs_deblur", "gimp", "worker"]
-HELLO = b"".join(pack("hello", protocol=PROTOCOL))
-BYE = b"".join(pack("bye"))
-
-
-class Left(BaseException):
-    """Stands for the end of the process."""
-
-
-@dataclass
-class Outcome:
-    """What a worker did with bytes: its answers, its exit code (None: it left at once)."""
-
-    answers: list[Message]
-    code: int | None
-
-    @property
-    def kinds(self) -> list[str]:
-        return [a.kind for a in self.answers]
-
-
-def parse(stream: bytes) -> list[Message]:
-    """All frames of a stream; there must be nothing else in it."""
-    rest = bytearray(stream)
-
-    def read(count: int) -> bytearray:
-        assert len(rest) >= count, "half a frame"
-        found = rest[:count]
-        del rest[:count]
-        return found
-
-    found = []
-    while rest:
-        found.append(unpack(read))
-    return found
-
-
-def feed(stream: bytes, work: Any = deblur, *, end: bool = True) -> Outcome:
-    """Give bytes to a worker in this process; if the pipe does not end, they must end it."""
-    requests_read, requests_write = os.pipe()
-    answers_read, answers_write = os.pipe()
-    found = bytearray()
-
-    def listen() -> None:
-        while chunk := os.read(answers_read, 1 << 16):
-            found.extend(chunk)
-
-    def speak() -> None:
-        rest = memoryview(stream)
-        while rest:
-            rest = rest[os.write(requests_write, rest) :]
-        if end:
-            os.close(requests_write)
-
-    left = threading.Event()
-    threads = [threading.Thread(target=listen), threading.Thread(target=speak)]
-    for thread in threads:
-        thread.start()
-    try:
-        # The pump calls this in its own thread; work that goes on is none that is answered.
-        code: int | None = Worker(requests_read, answers_write, work, left.set).run()
-    finally:
-        os.close(answers_write)
-        for thread in threads:
-            thread.join(30)
-        if not end:
-            os.close(requests_write)
-        os.close(answers_read)
-    return Outcome(parse(bytes(found)), None if left.is_set() else code)
-
-
-def job(samples: NDArray[Any], **fields: Any) -> bytes:
-    """A request to deblur, and its rows in two pieces."""
-    height, width, count = samples.shape
-    names = {1: "y", 2: "ya", 3: "rgb", 4: "rgba"}
-    types = {"u1": "u8", "u2": "u16", "f2": "f16", "f4": "f32"}
-    given = {"model": "auto", "strength": 1.0, "width": width, "height": height}
-    given |= {"channels": names[count], "sample": types[samples.dtype.str[1:]]} | fields
-    half = height // 2
-    parts = [pack("deblur", **given)]
-    parts += [pack("rows", np.ascontiguousarray(s)) for s in (samples[:half], samples[half:])]
-    return b"".join(bytes(x) for part in parts for x in part)
 
 
 def result(answers: list[Message], samples: NDArray[Any]) -> NDArray[Any]:
@@ -326,21 +244,6 @@ def test_what_is_no_request_has_a_last_answer(stream: bytes, words: str) -> None
     assert found.code == 3 or found.code is None
 
 
-def _echo(picture: Picture, _engine: Any, progress: Any) -> Picture:
-    progress(1, 1)
-    return picture
-
-
-class NoEngine:
-    """Stands in where it is about frames: nothing is loaded."""
-
-    model, device, precision, strength = "none", "cpu", "fp32", 1.0
-    spec = SimpleNamespace(receptive_field=1, multiple_of=1)
-
-    def describe(self) -> str:
-        return "none"
-
-
 VALID = HELLO + job(waves(6, 5, 3)) + HELLO + job(waves(3, 9, 2, np.float32), strength=0.5)
 
 
@@ -369,7 +272,7 @@ def test_any_bytes_have_answers_or_an_end(data: st.DataObject) -> None:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Worker, "_engine", lambda *_: NoEngine())
-        found = feed(stream, _echo)
+        found = feed(stream, echo)
     assert set(found.kinds) <= {"hello", "loaded", "progress", "rows", "done", "error"}
     assert found.code in (0, 2, 3, 6, None)
     for answer in found.answers:

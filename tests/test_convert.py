@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 import re
+import struct
 import subprocess
 import sys
 import zipfile
@@ -831,6 +832,58 @@ def test_bombs_are_refused(tmp_path: Path, bomb: str) -> None:
     make, what = BOMBS[bomb]
     (tmp_path / "x.pt").write_bytes(make())
     assert what in refusal(tmp_path / "x.pt")
+
+
+def shadowed(seen: bytes, hidden: bytes) -> bytes:
+    """Two archives in one: Python's zipfile finds the first, PyTorch's own reader the second.
+
+    Python takes the list of members to be right before its end, whatever place the end states, and
+    counts all places from there. Both lists are of the same length.
+    """
+
+    def parts(data: bytes) -> tuple[bytes, bytearray, bytearray]:
+        end = data.rindex(b"PK\x05\x06")
+        size, at = struct.unpack_from("<II", data, end + 12)
+        return data[:at], bytearray(data[at : at + size]), bytearray(data[end:])
+
+    members, listed, end = parts(seen)
+    others, their_list, _ = parts(hidden)
+    assert len(listed) == len(their_list)
+    # What Python adds to a member's place is off by as much as its list is away from where the
+    # end says it is.
+    shift = len(others) + len(their_list) - (len(their_list) + len(members))
+    at = 0
+    while at < len(listed):
+        name, extra, comment = struct.unpack_from("<HHH", listed, at + 28)
+        (place,) = struct.unpack_from("<I", listed, at + 42)
+        struct.pack_into("<I", listed, at + 42, (place + shift) % (1 << 32))
+        at += 46 + name + extra + comment
+    struct.pack_into("<I", end, 16, len(others))
+    return others + bytes(their_list) + members + bytes(listed) + bytes(end)
+
+
+def test_what_was_looked_at_is_what_is_loaded(tmp_path: Path) -> None:
+    def archive(value: float) -> bytes:
+        stream, out = io.BytesIO(saved({"a": torch.full((9,), value)})), io.BytesIO()
+        with zipfile.ZipFile(stream) as old, zipfile.ZipFile(out, "w") as new:
+            for member in old.infolist():
+                new.writestr(zipfile.ZipInfo(member.filename), old.read(member))
+        return out.getvalue()
+
+    data = shadowed(archive(1.0), archive(2.0))
+    theirs = torch.load(io.BytesIO(data), weights_only=True)
+    assert theirs["a"][0] == 2, "PyTorch reads archives otherwise now: this test shows nothing"
+    (tmp_path / "x.pt").write_bytes(data)
+    assert foreign.read_checkpoint(tmp_path / "x.pt").tensors["a"][0] == 1
+
+
+def test_two_members_of_the_same_name(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(saved({"a": torch.ones(9)}))
+    with zipfile.ZipFile(tmp_path / "x.pt", "a") as archive:
+        names = [n for n in archive.namelist() if n.endswith("/data/0")]
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr(names[0], bytes(36))
+    assert "two members of the same name" in refusal(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize(

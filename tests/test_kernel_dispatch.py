@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import logging
 import os
@@ -98,6 +99,35 @@ def test_a_damaged_file_is_compiled_again(
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+@pytest.mark.usefixtures("unsaid")
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes of files")
+@pytest.mark.parametrize("whose", ["writable by others", "of somebody else"])
+def test_a_cache_where_others_may_write_is_not_used(
+    tmp_path: Path,
+    recorded: list[Kernel],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    whose: str,
+) -> None:
+    """What they put there would run on the device."""
+    first = cached_cubin(KERNEL, "sm_80", tmp_path)
+    (path,) = tmp_path.iterdir()
+    planted = b"planted"
+    path.write_bytes(hashlib.sha256(planted).digest() + planted)
+    if whose == "of somebody else":
+        monkeypatch.setattr(_compile, "_owners", lambda: (os.geteuid() + 1,))
+    else:
+        tmp_path.chmod(0o777)
+    assert cached_cubin(KERNEL, "sm_80", tmp_path) == first
+    assert len(recorded) == 2
+    assert path.read_bytes().endswith(planted)
+    (said,) = warnings_of(caplog)
+    assert (
+        f"cannot be kept, each start compiles them anew: somebody else may write to {tmp_path}"
+        in said
+    )
 
 
 @pytest.fixture(params=["a file", "read-only", "full"])

@@ -764,3 +764,17 @@ def test_real_pairs_are_as_blurred_as_their_readme_says(small_weights: Path, sha
     (row,) = run_json(small_weights, folder, "--strength", "0")["sequences"]
     assert row["frames"] == 10
     assert row["psnr_before"] == pytest.approx(24.5, abs=0.06)
+
+
+def test_a_program_that_is_called_a_picture_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import EpsImagePlugin
+
+    run: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **_: run.append(a))
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "a.png").write_bytes(page)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_image(tmp_path / "a.png")
+    assert not run

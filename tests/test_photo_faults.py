@@ -8,7 +8,6 @@ import resource
 import struct
 import zlib
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +18,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from tests.pictures import PROFILE, XMP, exif, ffmpeg, jpeg, png, segment, waves
+from tests.bounded import bounded
+from tests.pictures import (
+    PROFILE,
+    pillow,
+    png,
+    samples,
+    tiff,
+    waves,
+)
 from vs_deblur.errors import InputError
-from vs_deblur.photofile import Picture, read, write
+from vs_deblur.photofile import Picture, ifd, read, write
 from vs_deblur.photofile.png import SIGNATURE, chunk
-
-
-def pillow(kind: str, picture: Any = None, mode: str | None = None, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image = Image.fromarray(waves(37, 53, 3) if picture is None else picture)
-    (image.convert(mode) if mode else image).save(file, kind, **options)
-    return file.getvalue()
-
-
-def tiff(picture: Any, **options: Any) -> bytes:
-    file = io.BytesIO()
-    tifffile.imwrite(file, picture, **options)
-    return file.getvalue()
 
 
 def header(width: int, height: int, depth: int = 8, kind: int = 2) -> bytes:
     return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
-
-
-@cache
-def samples() -> dict[str, bytes]:
-    """A small file of each kind that is read."""
-    picture, deep = waves(37, 53, 3), waves(37, 53, 3, np.uint16)
-    segments = (
-        segment(0xE1, b"Exif\0\0" + exif(6)),
-        segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP),
-        segment(0xE2, b"ICC_PROFILE\0\1\1" + PROFILE),
-        segment(0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x05IPTC!\0"),
-    )
-    return {
-        "jpeg": jpeg(picture, *segments),
-        "progressive": jpeg(picture, segments[0], progressive=True),
-        "png": png(picture, (b"eXIf", exif(6)), (b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + XMP)),
-        "png16": png(waves(37, 53, 4, np.uint16)),
-        "palette": pillow("PNG", mode="P"),
-        "tiff": tiff(picture, photometric="rgb", extratags=[(700, 1, len(XMP), XMP, True)]),
-        "deflate": tiff(deep, photometric="rgb", compression="zlib", rowsperstrip=8),
-        "tiles": tiff(waves(37, 53, 3, np.float32), photometric="rgb", bigtiff=True, tile=(16, 16)),
-        "lzw16": ffmpeg(deep, "tiff", compression_algo="lzw"),
-        "lzw": pillow("TIFF", compression="tiff_lzw"),
-        "fax": pillow("TIFF", mode="1", compression="group4"),
-        "webp": pillow("WEBP", exif=exif(6)),
-        "lossless webp": pillow("WEBP", lossless=True),
-        "gif": pillow("GIF"),
-        "bmp": pillow("BMP"),
-    }
 
 
 def written(path: Path, data: bytes) -> Path:
@@ -399,6 +364,79 @@ def test_compressed_metadata_does_not_blow_up(tmp_path: Path) -> None:
     huge = b"x\0\0" + zlib.compress(bytes(70 << 20), 1)
     result = read(written(tmp_path / "a.png", png(waves(9, 9, 3), (b"iCCP", huge))))
     assert result.meta.icc is None
+
+
+def test_a_picture_inside_of_another_is_no_way_round_the_limit(tmp_path: Path) -> None:
+    """An icon says that it is small, and holds a PNG file of 1 GB."""
+    n = 16_000
+    rows = zlib.compress(bytes(n * (4 * n + 1)), 1)
+    inside = SIGNATURE + header(n, n, 8, 6) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    head = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inside), 22)
+    path = written(tmp_path / "a.ico", head + inside)
+    with bounded(), pytest.raises(InputError, match="has more than 1,000,000 pixels"):
+        read(path, max_pixels=1_000_000)
+
+
+def test_channels_count_as_well(tmp_path: Path) -> None:
+    data = with_tags(t256=(4, 15_000), t257=(4, 15_000), t277=(3, 64), t258=(3, 8))
+    with bounded(), pytest.raises(InputError, match="64 channels of 15000x15000 pixels"):
+        read(written(tmp_path / "a.tif", data))
+
+
+@pytest.mark.parametrize("compression", [1, 8, 5, 32773])
+def test_a_tiff_that_holds_less_than_its_size_says(tmp_path: Path, compression: int) -> None:
+    data = with_tags(t256=(4, 15_000), t257=(4, 15_000), t259=(3, compression))
+    with bounded(), pytest.raises(InputError, match="it holds less than its size says"):
+        read(written(tmp_path / "a.tif", data))
+
+
+def test_tags_that_lie_over_each_other_take_no_more_memory_than_the_file(tmp_path: Path) -> None:
+    """5000 tags of 4 MB each, in a file of 4 MB."""
+    count, size = 5000, 4 << 20
+    behind = 8 + 2 + 12 * count + 4
+    entries = (struct.pack("<HHII", 700 + i, 1, size - behind, behind) for i in range(count))
+    table = struct.pack("<H", count) + b"".join(entries) + bytes(4)
+    block = (b"II*\0\x08\0\0\0" + table).ljust(size, b"x")
+    with bounded():
+        _, tags = ifd.read_block(block)
+        assert sum(len(e.data) for e in tags.values() if isinstance(e, ifd.Entry)) <= size
+        picture = read(written(tmp_path / "a.png", png(waves(9, 9, 3), (b"eXIf", block))))
+        write(picture, tmp_path / "a.tif", "tiff")
+    assert (tmp_path / "a.tif").stat().st_size < 2 * size
+
+
+@pytest.mark.timeout(60)
+def test_directories_that_lie_over_each_other_are_refused(tmp_path: Path) -> None:
+    """Each of 100,000 would be of 65535 tags."""
+    count = 100_000
+    block = bytearray(b"II*\0\x08\0\0\0" + b"\xff" * (12 * 65535 + 8 * count))
+    for at in range(8, 8 + 8 * count, 8):
+        struct.pack_into("<I", block, at + 2 + 12 * 65535, at + 8)
+    with pytest.raises(InputError, match="directories lie over each other"):
+        read(written(tmp_path / "a.tif", bytes(block)))
+
+
+@pytest.mark.timeout(60)
+def test_thumbnails_in_xmp_that_do_not_end(tmp_path: Path) -> None:
+    packet = b"<xmp:Thumbnails>" * 200_000
+    data = png(waves(9, 9, 3), (b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + packet))
+    assert read(written(tmp_path / "a.png", data)).meta.xmp == packet
+
+
+def test_thumbnails_in_xmp_go(tmp_path: Path) -> None:
+    packet = (
+        b"a<xap:Thumbnails>1</xap:Thumbnails>b<xmp:Thumbnails>2</xmp:Thumbnails>c<xmp:Thumbnails>"
+    )
+    data = png(waves(9, 9, 3), (b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + packet))
+    assert read(written(tmp_path / "a.png", data)).meta.xmp == b"abc<xmp:Thumbnails>"
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path: Path) -> None:
+    data = samples()["progressive"]
+    last = data.rindex(b"\xff\xda")
+    many = data[:last] + data[last:-2] * 600 + data[-2:]
+    with pytest.raises(InputError, match="more than 500 scans"):
+        read(written(tmp_path / "a.jpg", many))
 
 
 # ---------------------------------------------------------------------------- any damage at all

@@ -14,6 +14,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import films
 from tests.films import Film
@@ -700,6 +701,38 @@ def test_a_folder_and_a_file_without_video_are_refused(tmp_path: Path) -> None:
         open_video(sound)
 
 
+LISTS = {
+    "ffconcat": "ffconcat version 1.0\nfile other.mkv\n",
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nother.mkv\n#EXT-X-ENDLIST\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period>'
+    '<AdaptationSet mimeType="video/webm"><Representation id="1" bandwidth="1"><BaseURL>other.mkv'
+    "</BaseURL></Representation></AdaptationSet></Period></MPD>",
+}
+
+
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.m3u8", "clip.mpd", "clip.sdp"])
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists_of_other_files_are_not_followed(tmp_path: Path, kind: str, name: str) -> None:
+    Film().write(tmp_path / "other.mkv")
+    (tmp_path / name).write_text(LISTS[kind])
+    with pytest.raises(InputError, match=r"of a kind that is read|cannot be read as a video"):
+        open_video(tmp_path / name)
+
+
+def test_a_name_is_a_name(tmp_path: Path) -> None:
+    """Not a protocol of FFmpeg's, nor a pattern for other names."""
+    for wide, name in ((64, "a:b.mkv"), (32, "concat:a|b.mkv"), (16, "file:x.mkv")):
+        source = Film(width=wide).write(tmp_path / "made.mkv")
+        source.rename(tmp_path / name)
+        assert open_video(tmp_path / name).info.width == wide
+    for n in (0, 1):
+        Image.new("RGB", (8 + n, 8)).save(tmp_path / f"a00{n}.png")
+    (tmp_path / "a001.png").rename(tmp_path / "a%03d.png")
+    assert open_video(tmp_path / "a%03d.png").info.width == 9
+
+
 @pytest.mark.parametrize(
     ("codec", "suffix"),
     [
@@ -901,9 +934,11 @@ def test_the_command_says_what_runs_and_where(tmp_path: Path) -> None:
     assert "done: 3 frames" in result.err
 
 
-def test_a_full_disk_at_the_beginning(idle: Deblurrer, tmp_path: Path) -> None:
+def test_a_full_disk_at_the_beginning(
+    idle: Deblurrer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = Film().write(tmp_path / "in.mkv")
-    (tmp_path / "out.mkv.part").symlink_to("/dev/full")
+    monkeypatch.setattr(OutputFile, "_make_part", lambda file: file.part.symlink_to("/dev/full"))
     with pytest.raises(OutputError, match="No space left on device at frame 0"):
         run(idle, source, tmp_path / "out.mkv")
 

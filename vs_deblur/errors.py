@@ -15,12 +15,33 @@
 
 On the command line a :class:`DeblurError` is one line on stderr,
 ``vs-deblur: error: <what> (<where>); <what to do>``, and the process ends with its ``exit_code``.
+Whatever a damaged file has made them say, they are short and have no control characters.
 In VapourSynth the same text becomes ``vs.Error("deblur: …")``.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from typing import ClassVar, Self
+
+_LONGEST = 400  # characters of what is said, and of the hint
+_LONGEST_PLACE = 1000  # of the file, frame or argument
+
+
+def printable(text: str) -> str:
+    """Text as one line that a terminal shows and does not obey: files may have put it together."""
+    text = text.replace("\n", " ")
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text
+    )
+
+
+def _shortened(text: str, longest: int) -> str:
+    """Text with its middle left out if it is long: half of it is a stranger's."""
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
 class DeblurError(Exception):
@@ -39,12 +60,12 @@ class DeblurError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        text = self.what
+        text = _shortened(self.what, _LONGEST)
         if self.where:
-            text += f" ({self.where})"
+            text += f" ({_shortened(self.where, _LONGEST_PLACE)})"
         if self.hint:
-            text += f"; {self.hint}"
-        return text.replace("\n", " ")
+            text += f"; {_shortened(self.hint, _LONGEST)}"
+        return printable(text)
 
     def at(self, where: str | None) -> Self:
         """The same error, told of another file, frame or argument."""

@@ -114,8 +114,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state, metadata = read_tensors(path)
         return Checkpoint(_stripped(state), source, "", metadata)
     _check_version()
-    _inspect(data, path)
-    content, inside = _unwrapped(_loaded(data, path))
+    content, inside = _unwrapped(_loaded(_inspected(data, path), path))
     tensors = _plain(content, path, len(data))
     return Checkpoint(_stripped(tensors), source, inside)
 
@@ -143,23 +142,36 @@ def _broken(data: bytes, why: str = "") -> str:
     return why or "the checkpoint is damaged or cut short"
 
 
-def _inspect(data: bytes, path: Path) -> None:
-    """Refuse a checkpoint that asks for more than tensors, or unpacks to more than it is."""
+def _inspected(data: bytes, path: Path) -> bytes:
+    """What of a checkpoint is to be loaded.
+
+    Of an archive that is a new one with the members that were looked at: readers of zip files
+    differ in which ones they find in the same bytes.
+
+    Raises:
+        WeightsError: it asks for more than tensors, or unpacks to more than it is.
+    """
     if data[:4] != b"PK\x03\x04":
         stream = io.BytesIO(data)
         for _ in range(_LEGACY_PICKLES):
             _inspect_pickle(stream, data, path)
-        return
+        return data
+    made = io.BytesIO()
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(made, "w") as copy:
             members = archive.infolist()
             if sum(m.file_size for m in members) > len(data):
                 raise WeightsError("it unpacks to more than its own size", str(path), _ALONE)
             if any(m.filename.endswith("/constants.pkl") for m in members):
                 raise WeightsError("it is a TorchScript program", str(path), _ALONE)
+            if len({m.filename for m in members}) < len(members):
+                raise WeightsError("it has two members of the same name", str(path), _ALONE)
             pickles = [m for m in members if m.filename.endswith(".pkl")]
-            for member in pickles:
-                _inspect_pickle(io.BytesIO(archive.read(member)), data, path)
+            for member in members:
+                content = archive.read(member)
+                if member in pickles:
+                    _inspect_pickle(io.BytesIO(content), data, path)
+                copy.writestr(zipfile.ZipInfo(member.filename), content)
     except WeightsError:
         raise
     except Exception as error:  # strangers' bytes: EOFError, zlib.error and whatever else
@@ -167,6 +179,7 @@ def _inspect(data: bytes, path: Path) -> None:
     if not pickles:
         what = "it is a zip file, but not a PyTorch checkpoint"
         raise WeightsError(what, str(path), "unpack it and convert what is inside")
+    return made.getvalue()
 
 
 def _inspect_pickle(stream: io.BytesIO, data: bytes, path: Path) -> None:

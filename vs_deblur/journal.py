@@ -27,6 +27,7 @@ _HEAD = struct.Struct("<cII")
 _FRAME = struct.Struct("<qq")
 _PACKET = struct.Struct("<qB")
 _END = struct.Struct("<I")
+_LEAST = {b"F": _FRAME.size, b"P": _PACKET.size, b"E": _END.size}  # bytes of a payload
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,19 @@ def _checksum(kind: bytes, payload: bytes) -> int:
 def _records(file: BinaryIO, *, payloads: bool) -> Iterator[tuple[bytes, bytes, int]]:
     """Kind, payload (only its fixed head where ``payloads`` is false) and the end's position.
 
-    Stops before the first record that is cut off or damaged.
+    Stops before the first record that is cut off, damaged or not as we write them.
     """
     if file.read(len(MAGIC)) != MAGIC:
         return
-    position = len(MAGIC)
+    position, end = len(MAGIC), os.fstat(file.fileno()).st_size
     while len(head := file.read(_HEAD.size)) == _HEAD.size:
         kind, size, crc = _HEAD.unpack(head)
+        if size > end - position - _HEAD.size:  # before memory is taken for it
+            return
         payload = file.read(size)
         if len(payload) < size or _checksum(kind, payload) != crc:
+            return
+        if size < _LEAST.get(kind, 0) or (kind in (b"F", b"E") and size > _LEAST[kind]):
             return
         position += _HEAD.size + size
         yield kind, payload if payloads or kind != b"P" else payload[: _PACKET.size], position
@@ -102,7 +107,13 @@ def read(path: Path) -> Contents | None:
         first = next(records, None)
         if first is None or first[0] != b"H":
             return None
-        found = Contents(json.loads(first[1]), [], [], [], first[2])
+        try:
+            settings = json.loads(first[1])
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(settings, dict) or _dump(settings) != first[1]:
+            return None
+        found = Contents(settings, [], [], [], first[2])
         for kind, payload, position in records:
             if kind == b"F":
                 found.times.append(_FRAME.unpack(payload))

@@ -16,7 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from vs_deblur.avstreams import main_video
+from vs_deblur.avstreams import main_video, open_input, path_of
 from vs_deblur.encoder import Recipe
 from vs_deblur.errors import EngineError, InputError, OutputError, reason
 from vs_deblur.journal import Contents, packets
@@ -62,10 +62,8 @@ def plan_copies(source: str, container: str) -> Copies:
         source: path of the source, readable.
         container: FFmpeg's name of the output's.
     """
-    import av
-
     kept, lost = [], []
-    with av.open(source) as found:
+    with open_input(source) as found:
         main = main_video(found)
         has_chapters = bool(found.chapters())
         for stream in found.streams:
@@ -168,7 +166,7 @@ def assemble(
 
     Args:
         source: the file that was deblurred.
-        target: the file to write.
+        target: the file to make; one of that name is replaced.
         journal, contents: the encoded frames.
         recipe: how they were encoded.
         copies: what else goes in.
@@ -189,7 +187,8 @@ def assemble(
         -begin if starts_late else Fraction(0),
     )
     try:
-        with target.open("w+b") as file:
+        target.unlink(missing_ok=True)
+        with target.open("x+b") as file:  # follows no link
             sink = _Sink(file)
             try:
                 _write(sink, source, journal, contents, recipe, copies, time_base, part, check)
@@ -227,7 +226,7 @@ def _write(
     # Bit-exact: no random identifiers, no library versions. The same frames give the same file.
     container_options = {"fflags": "+bitexact"}
     with (
-        av.open(source) as found,
+        open_input(source) as found,
         av.open(sink, "w", format=recipe.container, container_options=container_options) as output,
     ):
         streams = {i: found.streams[i] for i in (copies.video, *copies.streams)}
@@ -362,7 +361,7 @@ def _copied_packets(
             packet.stream = targets[packet.stream.index]
             yield (stamp + offset) * unit, packet
     except (av.error.FFmpegError, OSError) as error:
-        raise InputError(f"cannot be read: {reason(error)}", found.name) from error
+        raise InputError(f"cannot be read: {reason(error)}", path_of(found)) from error
 
 
 def _merge(video: Iterator[Timed], others: Iterator[Timed]) -> Iterator[Packet[Any]]:

@@ -8,7 +8,9 @@ afresh. Images without a number in their name are runs of one frame.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from PIL import ImageFile
 
 IMAGE_SUFFIXES = frozenset((".png", ".webp", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm"))
+
+# Pillow's names of what those suffixes are. A file of any other kind under such a name is refused:
+# some are programs to be run (EPS).
+_FORMATS = ("PNG", "WEBP", "JPEG", "MPO", "BMP", "DIB", "TIFF", "PPM")
 
 _NUMBER = re.compile(r"(\d+)(?=\D*$)")
 
@@ -219,12 +225,21 @@ class Header:
     is_animated: bool
 
 
-def header(path: Path) -> Header | None:
-    """The header of an image; None where there is none to read, which reading it will explain."""
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """An image file, without what Pillow says about it on stderr."""
     from PIL import Image
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path, formats=_FORMATS) as image:
+            yield image
+
+
+def header(path: Path) -> Header | None:
+    """The header of an image; None where there is none to read, which reading it will explain."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             width, height = image.size
             # Pillow decodes a whole PNG to look for EXIF behind its samples.
             turned = image.format != "PNG" and image.getexif().get(0x0112, 1) in range(5, 9)
@@ -255,10 +270,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         InputError: it cannot be read, has more than 8 bits, or is partly transparent.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
 
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             if _is_deep(image):
                 raise InputError("more than 8 bits a sample", str(path), "convert it to 8 bits")
             upright = ImageOps.exif_transpose(image)
@@ -267,7 +282,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                 if (rgba[..., 3] != 255).any():
                     raise InputError("a partly transparent image has no one value", str(path))
             return np.array(upright.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # strangers' bytes: whatever Pillow makes of them
         text = " ".join(str(error).split())
         raise InputError(f"the image cannot be read: {text}", str(path)) from error
 

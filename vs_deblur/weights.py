@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -98,12 +99,31 @@ def shipped() -> dict[str, Card]:
     """
     path = weights_folder() / "manifest.json"
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["models"]
-        return {e["name"]: Card(**e) for e in entries}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        cards = [_card(e) for e in json.loads(path.read_text(encoding="utf-8"))["models"]]
+        return {card.name: card for card in cards}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(
             "the manifest of the shipped weights cannot be read", str(path), "reinstall vs-deblur"
         ) from error
+
+
+def _card(fields: Mapping[str, Any]) -> Card:
+    """An entry of the manifest.
+
+    Raises:
+        ValueError, TypeError: it is none; its file is not one beside the manifest.
+    """
+    card = Card(**fields)
+    words = (card.name, card.file, card.network, card.sha256, card.licence, card.training_data)
+    if not all(isinstance(word, str) and word.isprintable() for word in (*words, card.recipe)):
+        raise TypeError("words must be text")
+    if not (isinstance(card.gain_db, dict) and all(map(math.isfinite, card.gain_db.values()))):
+        raise TypeError("gains must be numbers")
+    if card.kind not in ("video", "photo") or not isinstance(card.default, bool):
+        raise ValueError("no such kind")
+    if card.file in ("", ".", "..") or any(c in card.file for c in "/\\:"):
+        raise ValueError("the file must lie beside the manifest")
+    return card
 
 
 def default_model(kind: str = "video") -> str:

@@ -87,13 +87,19 @@ def where_log() -> str:
     return f"The log is {log_path()}."
 
 
+def private(path: str, flags: int) -> int:
+    """Open a file; one that is made is for this user only."""
+    return os.open(path, flags, 0o600)
+
+
 def open_log() -> Any:
     """The log, to be written on; begun anew when it is long."""
     path = log_path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         is_long = path.exists() and path.stat().st_size > 1 << 20
-        return path.open("wb" if is_long else "ab", buffering=0)
+        # What the user works on is nobody else's business.
+        return open(path, "wb" if is_long else "ab", buffering=0, opener=private)
     except OSError:
         return Path(os.devnull).open("wb", buffering=0)
 

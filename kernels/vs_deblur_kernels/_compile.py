@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import sys
 import tempfile
 import threading
@@ -206,14 +207,36 @@ def cache_folder() -> Path | None:
     return Path(base) / "vs-deblur" / "kernels"
 
 
+def _owners() -> tuple[int, ...]:
+    """Users whose files are trusted: this one and root."""
+    return os.geteuid(), 0
+
+
+def _refusal(folder: Path) -> str | None:
+    """Make a folder for compiled kernels; why it cannot be used, None if it can.
+
+    Nobody but its owner, this user or root, may write to it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = folder.stat()
+    except OSError as error:
+        return f"{error.strerror} ({folder})"
+    others = stat.S_IWGRP | stat.S_IWOTH
+    if os.name == "posix" and (found.st_uid not in _owners() or found.st_mode & others):
+        return f"somebody else may write to {folder}"
+    return None
+
+
 def cached_cubin(kernel: Kernel, architecture: str, folder: Path | None = None) -> bytes:
     """The compiled kernel, from the cache if it is there and whole.
 
     A file holds the SHA-256 of the cubin and the cubin; its name is the SHA-256 of everything that
     the cubin depends on. One that is damaged is compiled anew and replaced. Files are put into
     place whole, so that processes that write the same one do not disturb each other. A cache that
-    cannot be read or written costs time and a warning, nothing else. No other folder is taken
-    then: what runs on the device is read only from where nobody else writes.
+    cannot be read or written, or where somebody else may write, costs time and a warning, nothing
+    else. No other folder is taken then: what runs on the device is read only from where nobody
+    else writes.
 
     Raises:
         KernelError: it cannot be compiled.
@@ -222,14 +245,15 @@ def cached_cubin(kernel: Kernel, architecture: str, folder: Path | None = None) 
     headers = [(HERE / name).read_text(encoding="utf-8") for name in HEADERS]
     key = (kernel.text, *headers, kernel.options, architecture, compiler_version())
     name = f"{kernel.source}-{hashlib.sha256(repr(key).encode()).hexdigest()}.cubin"
-    kept = None if folder is None else _kept(folder / name)
+    why = "there is no home folder" if folder is None else _refusal(folder)
+    if folder is None or why is not None:
+        _not_kept(why)
+        return compile_cubin(kernel, architecture)[0]
+    kept = _kept(folder / name)
     if kept is not None:
         return kept
     cubin, _ = compile_cubin(kernel, architecture)
-    if folder is None:
-        _not_kept("there is no home folder")
-    else:
-        _keep(cubin, folder / name)
+    _keep(cubin, folder / name)
     return cubin
 
 
@@ -248,7 +272,6 @@ def _kept(path: Path) -> bytes | None:
 def _keep(cubin: bytes, path: Path) -> None:
     """Put a compiled kernel into the cache, or say that it cannot be."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -262,7 +285,7 @@ def _keep(cubin: bytes, path: Path) -> None:
 
 
 @cache
-def _not_kept(why: str) -> None:
+def _not_kept(why: str | None) -> None:
     """Say so, once a process."""
     logger.warning(
         "compiled kernels cannot be kept, each start compiles them anew: %s; "

@@ -347,6 +347,30 @@ def test_nothing_is_said_to_a_stderr_that_is_gone(monkeypatch: pytest.MonkeyPatc
         os.dup2(os.open(os.devnull, os.O_WRONLY), write)  # what is left in its buffer may go
 
 
+# ---------------------------------------------------------------------------- errors
+
+
+def test_what_a_file_says_is_no_command_to_a_terminal() -> None:
+    error = errors.InputError("no \x1b[2J\r\n\u202e\x85 é 東\u00a0京", "a\udcff", "b\x07")
+    assert str(error) == r"no \x1b[2J\r \u202e\x85 é 東\u00a0京 (a\udcff); b\x07".replace(
+        r"\u00a0", "\u00a0"
+    )
+
+
+def test_what_a_file_says_at_length_is_shortened() -> None:
+    text = str(errors.InputError("a" * 10_000, "b" * 10_000, "c" * 10_000))
+    assert len(text) < 2000
+    assert text.startswith("aaa")
+    assert text.endswith("ccc")
+    assert text.count("…") == 3
+
+
+def test_notes_are_no_commands_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _progress.note("a\x1b[2J")
+    _progress.warn("b\x1b[2J")
+    assert "\x1b" not in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------- output files
 
 
@@ -378,6 +402,54 @@ def test_an_old_part_is_written_anew(tmp_path: Path) -> None:
     (tmp_path / "out.y4m.part").write_bytes(b"of an earlier run")
     with OutputFile(tmp_path / "out.y4m") as output:
         assert output.part.read_bytes() == b""
+
+
+def test_a_link_in_the_place_of_the_part_is_not_followed(tmp_path: Path) -> None:
+    """Its name can be guessed: whoever may write to the folder could have us write elsewhere."""
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    part = tmp_path / "out.mkv.part"
+    for make in (part.symlink_to, part.hardlink_to):
+        make(precious)
+        with OutputFile(tmp_path / "out.mkv", overwrite=True) as output:
+            output.part.write_bytes(b"frames")
+        make(precious)
+        with pytest.raises(OutputError, match=r"somebody else, or is a link .*out\.mkv\.part"):
+            OutputFile(tmp_path / "out.mkv", overwrite=True, keep_part=True)
+        part.unlink()
+    assert precious.read_bytes() == b"precious"
+    assert (tmp_path / "out.mkv").read_bytes() == b"frames"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes of files")
+def test_a_part_of_somebody_else_in_a_folder_of_everybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / "out.mkv.part"
+    part.write_bytes(b"frames of ours")
+    own = os.geteuid()
+    for mode, user, is_taken in (
+        (0o1777, own, True),
+        (0o1777, own + 1, False),
+        (0o755, own + 1, True),  # a share may make up owners
+    ):
+        tmp_path.chmod(mode)
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        taken = contextlib.nullcontext() if is_taken else pytest.raises(OutputError, match="else")
+        with taken:
+            OutputFile(tmp_path / "out.mkv", keep_part=True)
+    assert part.read_bytes() == b"frames of ours"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files")
+@pytest.mark.parametrize("private", [False, True])
+def test_who_may_read_the_part_is_up_to_the_umask(tmp_path: Path, private: bool) -> None:
+    before = os.umask(0o077)
+    try:
+        with OutputFile(tmp_path / "out.y4m", private=private) as output:
+            assert output.part.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
 
 
 @pytest.mark.parametrize("number", ["EACCES", "EROFS", "ENOSPC"])

@@ -20,7 +20,15 @@ import click
 
 from vs_deblur.cli import _signals
 from vs_deblur.cli._progress import note, say, warn
-from vs_deblur.errors import DeblurError, DeviceError, ReaderClosed, Stopped, UsageError, exit_code
+from vs_deblur.errors import (
+    DeblurError,
+    DeviceError,
+    ReaderClosed,
+    Stopped,
+    UsageError,
+    exit_code,
+    printable,
+)
 
 if TYPE_CHECKING:
     from vs_deblur.engine import Deblurrer, Kind
@@ -83,7 +91,7 @@ def report(error: BaseException) -> int:
     elif isinstance(translated, DeblurError):
         say(f"vs-deblur: error: {translated}")
     else:
-        text = " ".join(str(translated).split()) or "no message"
+        text = printable(" ".join(str(translated).split())) or "no message"
         hint = "" if _verbose else "; -v shows the traceback"
         say(f"vs-deblur: error: {type(translated).__name__}: {text}{hint}")
     return exit_code(translated)

@@ -1,4 +1,8 @@
-"""Output files: refused before any work if they cannot be, written as ``.part``, then renamed."""
+"""Output files: refused before any work if they cannot be, written as ``.part``, then renamed.
+
+The name of a part file can be guessed. In a folder where others may write, such as ``/tmp``, one of
+theirs is never written to, and no link is followed.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,16 @@ from pathlib import Path
 from types import TracebackType
 
 from vs_deblur.errors import OutputError, UsageError, reason
+
+
+def _is_own(found: os.stat_result, folder: Path) -> bool:
+    """Whether a part file is a plain one, and nobody else's in a folder that is everybody's."""
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        return False
+    everybodys = stat.S_ISVTX | stat.S_IWOTH
+    if os.name != "posix" or folder.stat().st_mode & everybodys != everybodys:
+        return True
+    return found.st_uid == os.geteuid()
 
 
 class OutputFile:
@@ -42,7 +56,7 @@ class OutputFile:
     ) -> None:
         self.path = Path(path)
         self._private = private
-        self._mode = os.O_WRONLY | os.O_CREAT | (0 if keep_part else os.O_TRUNC)
+        self._keep_part = keep_part
         self.special = False
         self._check(overwrite, inputs)
         #: where to write
@@ -76,13 +90,37 @@ class OutputFile:
                 if self.part.samefile(source):
                     raise UsageError("output would be written over the input", str(self.part))
         try:
-            os.close(os.open(self.part, self._mode, 0o666))
+            self._make_part()
+        except OutputError:
+            raise
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 if folder.is_dir():  # one of the system's, like /proc
                     raise OutputError("no files can be made in this folder", str(folder)) from error
                 raise OutputError("no such folder", str(folder), "create it first") from error
             raise OutputError(f"cannot write: {reason(error)}", str(folder)) from error
+
+    def _make_part(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        if not self._keep_part:
+            self.part.unlink(missing_ok=True)  # whatever it was
+            flags |= os.O_EXCL
+        try:
+            descriptor = os.open(self.part, flags, 0o666)
+            try:
+                own = _is_own(os.fstat(descriptor), self.part.parent)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            own = False
+        if not own:
+            raise OutputError(
+                "the part file was put there by somebody else, or is a link",
+                str(self.part),
+                "remove it, or write to a folder of your own",
+            )
 
     def commit(self) -> None:
         """Put the finished file in its place.

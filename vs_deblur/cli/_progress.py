@@ -7,6 +7,8 @@ import os
 import sys
 import time
 
+from vs_deblur.errors import printable
+
 _live = False  # whether the terminal's last line is a progress line
 
 
@@ -25,12 +27,12 @@ def say(text: str, end: str = "\n") -> None:
 
 def note(text: str) -> None:
     """One line about what is being done."""
-    say(f"vs-deblur: {text}")
+    say(f"vs-deblur: {printable(text)}")
 
 
 def warn(text: str) -> None:
     """One line about what may not be as wished."""
-    say(f"vs-deblur: warning: {text}")
+    say(f"vs-deblur: warning: {printable(text)}")
 
 
 def is_terminal() -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vs_deblur.avpixels import Colour, Layout, Plane, layout, planes_of
-from vs_deblur.avstreams import main_video
+from vs_deblur.avstreams import main_video, open_input
 from vs_deblur.errors import InputError, reason
 from vs_deblur.h273 import MATRICES, UNSPECIFIED, guessed_matrix
 from vs_deblur.pipeline import ClipInfo
@@ -163,7 +163,7 @@ class VideoReader:
                 raise InputError("no such file", self.path)
             if Path(self.path).is_dir():
                 raise InputError("input is a folder", self.path, "give a video file")
-            return av.open(self.path, "r")
+            return open_input(self.path)
         except (av.error.FFmpegError, OSError) as error:
             if isinstance(error, InputError):
                 raise

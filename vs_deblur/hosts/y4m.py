@@ -396,6 +396,15 @@ class Y4mReader:
             raise InputError(f"frame {n}: expected FRAME, got {quote(line)}", self.name)
         return True
 
+    def _room(self) -> NDArray[np.uint8]:
+        """Room for a frame; the system gives the memory as it is touched."""
+        size = self.header.frame_bytes
+        try:
+            return np.empty(size, np.uint8)
+        except MemoryError as error:
+            what = f"a frame of {size:,} bytes does not fit into memory"
+            raise InputError(what, self.name) from error
+
     def _fill(self, buffer: NDArray[np.uint8]) -> None:
         view = memoryview(buffer)
         got = 0
@@ -415,13 +424,13 @@ class Y4mReader:
         """
         header = self.header
         kind = np.dtype("<u2" if header.layout.bits > 8 else "u1")
-        dropped = np.empty(header.frame_bytes if self._next < start else 0, np.uint8)
+        dropped = self._room() if self._next < start else np.empty(0, np.uint8)
         while self._frame_line():
             if self._next < start:
                 self._fill(dropped)
                 self._next += 1
                 continue
-            buffer = np.empty(header.frame_bytes, np.uint8)
+            buffer = self._room()
             self._fill(buffer)
             self._next += 1
             samples = buffer.view(kind)

@@ -7,12 +7,13 @@ start of the block that is passed.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 SIZES |= {16: 8, 17: 8, 18: 8}  # BigTIFF
-_CODES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+#: The struct codes of the types that are whole numbers.
+CODES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 SHORT, LONG, RATIONAL, UNDEFINED, LONG8 = 3, 4, 5, 7, 16
 
 EXIF, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005
@@ -48,9 +49,9 @@ class Entry:
         Raises:
             BadDirectory: they are not.
         """
-        if self.kind not in _CODES:
+        if self.kind not in CODES:
             raise BadDirectory(f"type {self.kind} is no whole number")
-        return struct.unpack(f"{order}{self.count}{_CODES[self.kind]}", self.data)
+        return struct.unpack(f"{order}{self.count}{CODES[self.kind]}", self.data)
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,18 @@ def read_header(data: bytes) -> tuple[Layout, int]:
     raise BadDirectory(f"unknown version {version}")
 
 
-def read_directory(data: bytes, at: int, layout: Layout) -> Directory:
+def read_directory(
+    data: bytes, at: int, layout: Layout, only: Container[int] | None = None
+) -> Directory:
     """The directory at a position. Entries that make no sense are left out.
+
+    So are values that lie over each other: together they have no more bytes than the block.
+
+    Args:
+        data: the block.
+        at: where the directory is in it.
+        layout: of the block.
+        only: tags that are read; None for all.
 
     Raises:
         BadDirectory: it does not fit in the block.
@@ -128,36 +139,50 @@ def read_directory(data: bytes, at: int, layout: Layout) -> Directory:
     except (struct.error, OverflowError):
         raise BadDirectory("a directory lies beyond the end") from None
     entries: dict[int, Entry] = {}
+    left = len(data)
     for position in range(first, next_at, size):
         tag, kind = struct.unpack_from(layout.order + "HH", data, position)
-        entry = _read_entry(data, position, kind, layout)
+        if tag in entries or (only is not None and tag not in only):
+            continue
+        entry = _read_entry(data, position, kind, layout, left)
         if entry is not None:
-            entries.setdefault(tag, entry)
+            entries[tag] = entry
+            left -= len(entry.data)
     return Directory(entries, next_at, following)
 
 
-def _read_entry(data: bytes, at: int, kind: int, layout: Layout) -> Entry | None:
+def _read_entry(data: bytes, at: int, kind: int, layout: Layout, most: int) -> Entry | None:
     (count,) = struct.unpack_from(layout.word, data, at + 4)
     where = at + 4 + layout.inline
     length = count * SIZES.get(kind, 0)
     if length > layout.inline:
         (where,) = struct.unpack_from(layout.word, data, where)
-    if not length or where + length > len(data):
+    if not 0 < length <= most or where + length > len(data):
         return None
     return Entry(kind, count, data[where : where + length], where)
 
 
-def directories(data: bytes, at: int, layout: Layout) -> Iterator[Directory]:
+def directories(data: bytes, at: int, layout: Layout, rest: Container[int]) -> Iterator[Directory]:
     """The chain of directories from a position on; it ends where it would go round in a circle.
 
+    Args:
+        data: the block.
+        at: where the first is.
+        layout: of the block.
+        rest: tags that are read of those after the first.
+
     Raises:
-        BadDirectory: one does not fit in the block.
+        BadDirectory: one does not fit in the block, or they lie over each other.
     """
     seen: set[int] = set()
+    left = len(data)
     while at and at not in seen:
-        seen.add(at)
-        directory = read_directory(data, at, layout)
+        directory = read_directory(data, at, layout, rest if seen else None)
+        left -= directory.next_at - at
+        if left < 0:
+            raise BadDirectory("directories lie over each other")
         yield directory
+        seen.add(at)
         at = directory.next
 
 
@@ -185,7 +210,7 @@ def write(tags: Tree, layout: Layout, at: int) -> bytes:
         at: an even position.
     """
     table = struct.calcsize(layout.count) + len(tags) * (20 if layout.big else 12) + layout.inline
-    entries, behind = b"", b""
+    entries, behind = bytearray(), bytearray()
     for tag in sorted(tags):
         value = tags[tag]
         position = at + table + len(behind)

@@ -31,6 +31,7 @@ _APP0, _APP1, _APP2, _APP11, _APP13, _APP14, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEB, 
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SCAN, _END = 0xDA, 0xD9
 _LONGEST = 65533  # bytes of a segment
+_MOST_SCANS = 500  # each of a few bytes makes a decoder go through the whole picture
 _UNITS: dict[int, Unit] = {0: "none", 1: "inch", 2: "cm"}
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
 
@@ -97,10 +98,14 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 def _end(data: bytes, at: int) -> int:
     """Where the picture ends whose first scan begins at a position."""
+    scans = 1
     while found := _MARKER.search(data, at):
         at = found.end()
         if found[1][0] == _END:
             return at
+        scans += found[1][0] == _SCAN
+        if scans > _MOST_SCANS:
+            raise damaged(f"the JPEG file is damaged: more than {_MOST_SCANS} scans")
         at += int.from_bytes(data[at : at + 2], "big")
     raise damaged("the JPEG file is cut off: its end is missing")
 
@@ -206,7 +211,7 @@ class _Collected:
         self.density: Density | None = None
         self.exif: bytes | None = None
         self.xmp: bytes | None = None
-        self.photoshop = b""
+        self.photoshop = bytearray()
         self.icc: dict[int, bytes] = {}
         self.others: list[tuple[int, bytes]] = []
         self.more = False  # pictures, films
@@ -238,7 +243,7 @@ class _Collected:
             icc=icc or None,
             exif=self.exif,
             xmp=self.xmp,
-            photoshop=self.photoshop or None,
+            photoshop=bytes(self.photoshop) or None,
             density=self.density,
         )
 

@@ -94,7 +94,7 @@ def prepared_exif(exif: bytes, *, on_side: bool) -> bytes:
 
 
 def _put_number(block: bytearray, entry: Entry, value: int, layout: Layout) -> None:
-    code = {1: "B", ifd.SHORT: "H", ifd.LONG: "I"}.get(entry.kind)
+    code = ifd.CODES.get(entry.kind)
     if code is not None:
         struct.pack_into(layout.order + code, block, entry.position, value)
 
@@ -270,7 +270,17 @@ def _exchange_xmp(xmp: bytes, a: bytes, b: bytes) -> bytes:
 
 
 def _without_xmp_thumbnails(xmp: bytes) -> bytes:
-    return re.sub(rb"<(xmp|xap):Thumbnails>.*?</\1:Thumbnails>", b"", xmp, flags=re.DOTALL)
+    # No regular expression: it would look through all the rest again for each that has no end.
+    for name in (b"xmp:Thumbnails>", b"xap:Thumbnails>"):
+        kept, at = [], 0
+        while (begin := xmp.find(b"<" + name, at)) >= 0:
+            end = xmp.find(b"</" + name, begin)
+            if end < 0:
+                break
+            kept.append(xmp[at:begin])
+            at = end + len(b"</" + name)
+        xmp = b"".join((*kept, xmp[at:]))
+    return xmp
 
 
 _RESOURCE_THUMBNAILS = (1033, 1036)

@@ -47,6 +47,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b
 # They run programs of their own, or are no pictures of pixels.
 _NEVER = frozenset(("EPS", "WMF", "PDF", "MPEG", "HDF5", "GRIB", "BUFR", "JPEG", "MPO", "PNG"))
 _NEVER |= frozenset(("TIFF", "WEBP"))
+_DECODED_AT_ONCE = (b"\0\0\1\0", b"\0\0\2\0")  # ICO, CUR: with pictures of other formats inside
 _OF_8_BITS = frozenset(("BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "AVIF", "JPEG2000", "ICO", "QOI"))
 
 
@@ -68,12 +69,20 @@ def read(data: bytes, max_pixels: int) -> Picture:
     """
     from PIL import Image
 
-    with pillow.limits():
-        Image.init()
-        known = [name for name in Image.OPEN if name not in _NEVER]
+    Image.init()
+    known = [name for name in Image.OPEN if name not in _NEVER]
+    # What is only looked at may be of any size, so that the error can tell it.
+    calm = pillow.limits(max_pixels=max_pixels if data.startswith(_DECODED_AT_ONCE) else None)
+    with calm:
         try:
             image = Image.open(io.BytesIO(data), formats=known)
             count = getattr(image, "n_frames", 1)
+        except Image.DecompressionBombError as error:
+            raise InputError(
+                f"a picture in it has more than {max_pixels:,} pixels",
+                None,
+                "allow more with --max-pixels if the file is to be trusted",
+            ) from error
         except Exception as error:
             raise _not_a_picture(data) from error
     kind = image.format or ""
@@ -86,7 +95,7 @@ def read(data: bytes, max_pixels: int) -> Picture:
             None,
             "convert it to PNG or TIFF of 16 bits first",
         )
-    with pillow.limits():
+    with pillow.limits(max_pixels=max_pixels):
         try:
             image.load()
         except Exception as error:

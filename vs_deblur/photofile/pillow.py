@@ -27,18 +27,22 @@ _lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def limits(buffer: int = 0) -> Iterator[None]:
-    """Pillow without its limit of pixels (ours has been applied), and with a larger buffer.
+def limits(buffer: int = 0, max_pixels: int | None = None) -> Iterator[None]:
+    """Pillow with a limit of pixels that is ours, and with a larger buffer.
 
     Args:
         buffer: bytes that an encoder of JPEG may put out at once; it fails if they do not suffice.
+        max_pixels: pictures of more raise ``Image.DecompressionBombError``, those inside of others
+            as well; None: there is no limit, for one that has been compared with it already.
     """
     from PIL import Image, ImageFile
 
     with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pixels, block = Image.MAX_IMAGE_PIXELS, ImageFile.MAXBLOCK
-        Image.MAX_IMAGE_PIXELS, ImageFile.MAXBLOCK = None, max(block, buffer)
+        # It warns at the limit and raises at twice as many.
+        Image.MAX_IMAGE_PIXELS = None if max_pixels is None else (max_pixels + 1) // 2
+        ImageFile.MAXBLOCK = max(block, buffer)
         try:
             yield
         finally:

@@ -61,6 +61,8 @@ _STORAGE: frozenset[int] = frozenset().union(
 # Of these, what no decoder needs.
 _ASIDE = frozenset((_SUBFILE, 255, _SUBDIRECTORIES, _LAYERS, _CREDENTIALS))
 _NONE, _LZW, _JPEG, _OLD_DEFLATE, _DEFLATE, _PACKBITS = 1, 5, 7, 32946, 8, 32773
+# How many bytes one byte of compressed data can become, at most.
+_EXPANDS = {_NONE: 1, _PACKBITS: 64, _DEFLATE: 1032, _OLD_DEFLATE: 1032, _LZW: 4096}
 _NAMES = {_LZW: "LZW", _JPEG: "JPEG", 6: "old JPEG", 50000: "Zstandard", 50001: "WebP"}
 _NAMES |= {34887: "LERC", 50002: "JPEG XL", 34712: "JPEG 2000", 34925: "LZMA"}
 
@@ -98,6 +100,13 @@ class _Header:
     extras: tuple[int, ...]
     planar: bool
 
+    @property
+    def least_bytes(self) -> int:
+        """Bytes that the samples have at least before compression."""
+        if self.photometric == _YCBCR:  # chroma may be subsampled by 4x4
+            return self.width * self.height * self.bits // 8
+        return self.width * self.height * self.channels * self.bits // 8
+
 
 def read(data: bytes, max_pixels: int) -> Picture:
     """Read a TIFF file of one picture.
@@ -108,7 +117,7 @@ def read(data: bytes, max_pixels: int) -> Picture:
     try:
         layout, at = ifd.read_header(data)
         pages = []
-        for page in ifd.directories(data, at, layout):
+        for page in ifd.directories(data, at, layout, rest=(_SUBFILE,)):
             pages.append(page)
             if len(pages) > 10_000:
                 break
@@ -119,7 +128,13 @@ def read(data: bytes, max_pixels: int) -> Picture:
         raise damaged(f"the TIFF file is cut off or damaged: {error}") from error
     _refuse(pages, header, layout)
     check_size(header.width, header.height, max_pixels)
-    _check_pieces(data, pages[0], layout)
+    if header.width * header.height * header.channels > 4 * max_pixels:
+        raise InputError(
+            f"{header.channels} channels of {header.width}x{header.height} pixels are too many",
+            None,
+            "allow more with --max-pixels if the file is to be trusted",
+        )
+    _check_pieces(data, pages[0], header, layout)
     samples = _interpreted(_decode(data, pages[0], header, layout), header, data, pages[0], layout)
     return _picture(samples, data, pages, header, layout)
 
@@ -207,11 +222,11 @@ def _subfile(page: Directory, layout: Layout) -> int:
     return 0
 
 
-def _check_pieces(data: bytes, page: Directory, layout: Layout) -> None:
+def _check_pieces(data: bytes, page: Directory, header: _Header, layout: Layout) -> None:
     """Whether all strips or tiles are within the file: decoders make black of those that are not.
 
     Raises:
-        InputError: one is not.
+        InputError: one is not, or all together cannot be the picture.
     """
     for at_tag, length_tag in _PIECES:
         try:
@@ -222,6 +237,8 @@ def _check_pieces(data: bytes, page: Directory, layout: Layout) -> None:
         if starts and len(starts) == len(lengths):
             if any(not n or at + n > len(data) for at, n in zip(starts, lengths, strict=True)):
                 raise damaged("the TIFF file is cut off: picture data is missing")
+            if header.least_bytes > sum(lengths) * _EXPANDS.get(header.compression, 1 << 40):
+                raise damaged("the TIFF file is damaged: it holds less than its size says")
             return
     raise damaged("the TIFF file is damaged: it does not say where the picture is")
 

@@ -1,0 +1,150 @@
+"""Fuzzing led by coverage, for as long as one likes: ``python -m tests.fuzz.guided [TARGET…]``.
+
+Needs Atheris (libFuzzer for Python; wheels for Linux), which is no dependency of the project::
+
+    uv venv --python 3.12 /tmp/atheris && uv pip install --python /tmp/atheris/bin/python atheris
+    site=$(uv run python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+    PYTHONPATH=.:models:kernels:$site /tmp/atheris/bin/python -m tests.fuzz.guided --seconds 300
+
+Each target runs in a process of its own. An input that breaks one is made smaller and kept as
+``<corpus>/<target>.crash``; it belongs into ``test_found.py``, with its repair into the product.
+Ends with 1 if there was one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+#: Modules that are watched: ours, and those that take strangers' bytes apart in Python.
+WATCHED = ["vs_deblur", "vs_deblur_models", "PIL", "tifffile", "zipfile", "pickletools", "json"]
+LONGEST = 20  # seconds for one input, after which it counts as a hang
+LARGEST = 16384  # bytes of an input
+
+
+def fuzz(name: str, options: list[str]) -> None:
+    """Fuzz one target; libFuzzer ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=WATCHED):
+        from tests.fuzz.targets import TARGETS, check
+    target = TARGETS[name]
+    seal = target.seal
+
+    def one(data: bytes) -> None:
+        check(target, data)
+
+    def mutate(data: bytes, largest: int, seed: int) -> bytes:
+        changed = bytes(atheris.Mutate(data, largest))
+        return seal(changed)[:largest] if seal is not None and seed % 4 else changed
+
+    if seal is None:
+        atheris.Setup([sys.argv[0], *options], one)
+    else:
+        atheris.Setup([sys.argv[0], *options], one, custom_mutator=mutate)
+    atheris.Fuzz()
+
+
+def prepare(name: str, folder: Path) -> list[str]:
+    """Write the valid inputs and the tokens of a target; libFuzzer's options for them."""
+    from tests.fuzz.targets import TARGETS
+
+    target, corpus = TARGETS[name], folder / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    for i, seed in enumerate(target.seeds()):
+        (corpus / f"seed{i}").write_bytes(seed)
+    longest = max(LARGEST, 2 * max(map(len, target.seeds())))
+    options = [str(corpus), f"-max_len={longest}"]
+    if target.tokens:
+        words = folder / f"{name}.dict"
+        quoted = ("".join(f"\\x{byte:02x}" for byte in token) for token in target.tokens)
+        words.write_text("".join(f'"{word}"\n' for word in quoted))
+        options.append(f"-dict={words}")
+    return options
+
+
+def run(name: str, folder: Path, seconds: int) -> tuple[int, str]:
+    """Fuzz one target in a process of its own.
+
+    Returns:
+        the number of inputs that were tried, and what was found: "" for nothing.
+    """
+    crash = folder / f"{name}.crash"
+    command = [sys.executable, "-m", "tests.fuzz.guided", "--one", name]
+    limits = [f"-timeout={LONGEST}", "-rss_limit_mb=4096"]
+    done = subprocess.run(
+        [
+            *command,
+            *prepare(name, folder),
+            *limits,
+            f"-max_total_time={seconds}",
+            f"-exact_artifact_path={crash}",
+            "-print_final_stats=1",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=seconds + 600,
+        check=False,
+    )
+    said = done.stdout.decode(errors="replace")
+    counts = re.findall(r"stat::number_of_executed_units:\s*(\d+)", said)
+    counts = counts or re.findall(r"^#(\d+)\s", said, re.MULTILINE)
+    tried = int(counts[-1]) if counts else 0
+    if not done.returncode:
+        return tried, ""
+    lines = [
+        line for line in said.splitlines() if re.match(r"\s*(\w+\.)*\w*(Error|Finding)\b", line)
+    ]
+    why = lines[-1].strip() if lines else "; ".join(said.splitlines()[-3:])
+    if crash.exists():
+        small = folder / f"{name}.small"
+        smaller = ["-minimize_crash=1", "-max_total_time=60", f"-exact_artifact_path={small}"]
+        subprocess.run(
+            [*command, str(crash), *smaller, *limits],
+            capture_output=True,
+            timeout=600,
+            check=False,
+        )
+        if small.exists():
+            small.replace(crash)
+        why += f" ({crash})"
+    return tried, why[:1000]
+
+
+def main() -> int:
+    """Fuzz what is asked for; the exit code."""
+    parser = argparse.ArgumentParser(prog="tests.fuzz.guided", description=__doc__)
+    parser.add_argument("targets", nargs="*", help="default: all")
+    parser.add_argument("--seconds", type=int, default=300, help="for each target")
+    parser.add_argument("--corpus", type=Path, help="inputs found, kept for the next run")
+    parser.add_argument("--list", action="store_true", help="name the targets")
+    wanted = parser.parse_args()
+    from tests.fuzz.targets import TARGETS
+
+    if wanted.list:
+        print("\n".join(TARGETS))
+        return 0
+    if unknown := set(wanted.targets) - TARGETS.keys():
+        parser.error(f"no such target: {', '.join(sorted(unknown))}")
+    found = 0
+    memory = Path("/dev/shm")
+    place = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="vs-deblur-fuzz-", dir=place) as folder:
+        # libFuzzer ends a process without Python's clearing up: it is done here.
+        os.environ["TMPDIR"] = folder
+        for name in wanted.targets or TARGETS:
+            tried, why = run(name, wanted.corpus or Path(folder, "corpus"), wanted.seconds)
+            found += bool(why)
+            print(f"{name}: {tried:,} inputs, {why or 'nothing found'}", flush=True)
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        fuzz(sys.argv[2], sys.argv[3:])
+    sys.exit(main())
