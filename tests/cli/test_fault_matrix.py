@@ -25,8 +25,8 @@ from tests.cli.conftest import StartRun
 from tests.cli.processes import LIMIT, Result, children
 from tests.disks import disk
 from tests.hostile import Hostile, save_hostile
-from tests.pictures import jpeg, png, waves
-from tests.test_photo_faults import animation, bombs, pillow
+from tests.pictures import jpeg, pillow, png, waves
+from tests.test_photo_faults import animation, bombs
 from vs_deblur import journal
 from vs_deblur.engine import memory_budget
 from vs_deblur.hosts import y4m
