@@ -139,7 +139,7 @@ def default_model(kind: str = "video") -> str:
     raise WeightsError(f"no {kind} model is shipped", None, hint)
 
 
-def unreadable(path: str | Path, error: OSError | RuntimeError) -> WeightsError:
+def unreadable(path: str | Path, error: OSError | RuntimeError | ValueError) -> WeightsError:
     """The error that says that a file or folder of weights cannot be read."""
     return WeightsError(f"weights cannot be read: {reason(error)}", str(path))
 
@@ -194,7 +194,8 @@ def locate(model: str, kind: str = "video") -> tuple[Path, Card | None]:
         path = path.expanduser()
         if path.is_file():
             return path, None
-    except (OSError, RuntimeError) as error:  # not allowed to look, a name too long, no such home
+    # not allowed to look, a name too long, no such home, a name that cannot be
+    except (OSError, RuntimeError, ValueError) as error:
         raise unreadable(model, error) from error
     ships = ", ".join(cards) or "none"
     if model in _networks():
