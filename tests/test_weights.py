@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -436,6 +436,7 @@ def test_every_weight_that_runs_comes_from_the_file(
 
 @settings(max_examples=60, deadline=None)
 @given(model=st.text(max_size=30))
+@example(model="~\x00")
 def test_no_name_gives_a_network_without_a_file(model: str) -> None:
     with contextlib.suppress(WeightsError):  # any other error, or a network from nowhere, fails
         assert load(model).path.is_file()
