@@ -1,10 +1,10 @@
-"""Fuzzing led by coverage, for as long as one likes: ``python -m tests.fuzz.guided [TARGET…]``.
+"""Fuzzing led by coverage, for as long as one likes: ``python -m tests.fuzz.guided -h``.
 
 Needs Atheris (libFuzzer for Python; wheels for Linux), which is no dependency of the project::
 
     uv venv --python 3.12 /tmp/atheris && uv pip install --python /tmp/atheris/bin/python atheris
     site=$(uv run python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
-    PYTHONPATH=.:models:kernels:$site /tmp/atheris/bin/python -m tests.fuzz.guided --seconds 300
+    PYTHONPATH=.:models:kernels:$site /tmp/atheris/bin/python -m tests.fuzz.guided /tmp/corpus
 
 Each target runs in a process of its own. An input that breaks one is made smaller and kept as
 ``<corpus>/<target>.crash``; it belongs into ``test_found.py``, with its repair into the product.
@@ -14,6 +14,7 @@ Ends with 1 if there was one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import subprocess
@@ -48,6 +49,31 @@ def fuzz(name: str, options: list[str]) -> None:
     else:
         atheris.Setup([sys.argv[0], *options], one, custom_mutator=mutate)
     atheris.Fuzz()
+
+
+def shrink(name: str, crash: Path) -> None:
+    """Leave out of an input whatever it breaks its target without, in the same way."""
+    from tests.fuzz.targets import TARGETS, check
+
+    def broken(data: bytes) -> type[BaseException] | None:
+        try:
+            check(TARGETS[name], data)
+        except Exception as error:
+            return type(error)
+        return None
+
+    data = crash.read_bytes()
+    how, size = broken(data), len(data) // 2
+    while how is not None and size:
+        at = 0
+        while at < len(data):
+            less = data[:at] + data[at + size :]
+            if broken(less) is how:
+                data = less
+                crash.write_bytes(data)
+            else:
+                at += size
+        size //= 2
 
 
 def prepare(name: str, folder: Path) -> list[str]:
@@ -102,35 +128,27 @@ def run(name: str, folder: Path, seconds: int) -> tuple[int, str]:
     ]
     why = lines[-1].strip() if lines else "; ".join(said.splitlines()[-3:])
     if crash.exists():
-        small = folder / f"{name}.small"
-        smaller = ["-minimize_crash=1", "-max_total_time=60", f"-exact_artifact_path={small}"]
-        subprocess.run(
-            [*command, str(crash), *smaller, *limits],
-            capture_output=True,
-            timeout=600,
-            check=False,
-        )
-        if small.exists():
-            small.replace(crash)
+        # It may hang or kill the process that looks at it; then it stays as it is.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            shrink = [*command[:-2], "--shrink", name, str(crash)]
+            subprocess.run(shrink, capture_output=True, timeout=300, check=False)
         why += f" ({crash})"
     return tried, why[:1000]
 
 
 def main() -> int:
     """Fuzz what is asked for; the exit code."""
-    parser = argparse.ArgumentParser(prog="tests.fuzz.guided", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="tests.fuzz.guided", description="Fuzzing led by coverage"
+    )
+    parser.add_argument("corpus", type=Path, help="folder of inputs, kept for the next run")
     parser.add_argument("targets", nargs="*", help="default: all")
     parser.add_argument("--seconds", type=int, default=300, help="for each target")
-    parser.add_argument("--corpus", type=Path, help="inputs found, kept for the next run")
-    parser.add_argument("--list", action="store_true", help="name the targets")
-    wanted = parser.parse_args()
+    wanted = parser.parse_intermixed_args()
     from tests.fuzz.targets import TARGETS
 
-    if wanted.list:
-        print("\n".join(TARGETS))
-        return 0
     if unknown := set(wanted.targets) - TARGETS.keys():
-        parser.error(f"no such target: {', '.join(sorted(unknown))}")
+        parser.error(f"no such target: {', '.join(unknown)}; known: {', '.join(TARGETS)}")
     found = 0
     memory = Path("/dev/shm")
     place = memory if os.access(memory, os.W_OK) else None
@@ -138,7 +156,7 @@ def main() -> int:
         # libFuzzer ends a process without Python's clearing up: it is done here.
         os.environ["TMPDIR"] = folder
         for name in wanted.targets or TARGETS:
-            tried, why = run(name, wanted.corpus or Path(folder, "corpus"), wanted.seconds)
+            tried, why = run(name, wanted.corpus, wanted.seconds)
             found += bool(why)
             print(f"{name}: {tried:,} inputs, {why or 'nothing found'}", flush=True)
     return int(bool(found))
@@ -147,4 +165,7 @@ def main() -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         fuzz(sys.argv[2], sys.argv[3:])
+    if sys.argv[1:2] == ["--shrink"]:
+        shrink(sys.argv[2], Path(sys.argv[3]))
+        sys.exit()
     sys.exit(main())

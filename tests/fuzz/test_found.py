@@ -66,6 +66,11 @@ FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
     "half a packet": ("journal", lambda: MAGIC + _HEAD + _record(b"P", bytes(8))),
     "half an end": ("journal", lambda: MAGIC + _HEAD + _record(b"E", bytes(3))),
     "a rational that is short": ("image", lambda: _turned(150, 0)),
+    # ValueError
+    "a bitmap of bits that are none": (
+        "image",
+        lambda: b"BM" + bytes(12) + struct.pack("<IIIHHI", 40, 5, 3, 1, 24, 1) + bytes(20),
+    ),
     # TypeError
     "a maker's name of bytes": ("image", lambda: _turned(132, 0)),
     "a maker's name of numbers": ("image", lambda: _turned(134, 3)),
