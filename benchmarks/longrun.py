@@ -84,7 +84,7 @@ def look(pid: int, frame: int, seconds: float, crc: int) -> Sample:
         kib[name.rstrip(":")] = int(value)
     return Sample(
         frame,
-        round(seconds, 1),
+        round(seconds, 3),
         round(kib["Rss"] / 1024, 3),
         round(kib["Pss"] / 1024, 3),
         round(kib["Anonymous"] / 1024, 3),
@@ -150,8 +150,8 @@ def watch(
     feeder = threading.Thread(target=feed, args=(child.stdin, size, frames), daemon=True)
     if fed:
         feeder.start()
+    assert child.stdout is not None
     try:
-        assert child.stdout is not None
         child.stdout.readline()
         length = len(b"FRAME\n") + size.width * size.height * 3 // 2
         count = crc = 0
@@ -168,6 +168,9 @@ def watch(
         killer.cancel()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
+        child.stdout.close()
+        if fed:
+            feeder.join()
         child.wait()
 
 
@@ -218,7 +221,8 @@ def slope(samples: Sequence[Sample], name: str, warmup: int) -> float:
 def summary(samples: Sequence[Sample], warmup: int) -> str:
     """What a run showed, in a few lines."""
     late = [s for s in samples if s.frame >= warmup]
-    lines = [f"{samples[-1].frame} frames, {samples[-1].frame / samples[-1].seconds:.1f} a second"]
+    rate = samples[-1].frame / max(samples[-1].seconds, 1e-3)
+    lines = [f"{samples[-1].frame} frames, {rate:.1f} a second"]
     for name in ("rss_mib", "pss_mib", "anonymous_mib"):
         values = [getattr(s, name) for s in late]
         lines.append(

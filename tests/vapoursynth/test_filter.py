@@ -57,6 +57,7 @@ def test_ends_within_any_memory_limit(isolated: Isolated, threads: int) -> None:
         "late_properties,residency,non_finite",
         "no_strength,properties_matter",
         "released",
+        "large_frames",
     ],
 )
 def test_check(isolated: Isolated, checks: str) -> None:
