@@ -1,4 +1,4 @@
-"""Memory, file handles and threads over a few hundred frames; ``benchmarks.longrun`` is the rest."""
+"""Memory, file handles and threads over a few hundred frames of ``benchmarks.longrun``."""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ class Heap:
             if now < self._least + self.growth:
                 return False
             self._trim(0)
-            self._least = resident()
+            # Much of what was given back is taken again at once: counted is from the next look on.
+            self._least = None
             return True
         finally:
             self._lock.release()
