@@ -75,3 +75,8 @@ def test_with_an_engine_that_changes_nothing(
     isolated: Isolated, identity_weights: str, check: str
 ) -> None:
     isolated(check, weights=identity_weights)
+
+
+@pytest.mark.parametrize("check", ["environments_at_once", "leaving"])
+def test_requests_in_flight(isolated: Isolated, small_weights: Path, check: str) -> None:
+    isolated(check, weights=str(small_weights))

@@ -1,4 +1,8 @@
-"""Output files: refused before any work if they cannot be, written as ``.part``, then renamed."""
+"""Output files: refused before any work if they cannot be, written as ``.part``, then renamed.
+
+While a run writes a part file it holds a lock on it: a second run for the same output is refused,
+instead of writing between the frames of the first.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +20,7 @@ from vs_deblur.errors import OutputError, UsageError, reason
 class OutputFile:
     """A file to be made. As a context manager: leaving it normally puts the file in its place,
     leaving it by an error leaves what was written as ``<name>.part``, or nothing if that is empty.
+    Entering it raises OutputError if another run writes the same file.
 
     Pipes and devices (``/dev/null``) are written as they are.
 
@@ -42,7 +48,8 @@ class OutputFile:
     ) -> None:
         self.path = Path(path)
         self._private = private
-        self._mode = os.O_WRONLY | os.O_CREAT | (0 if keep_part else os.O_TRUNC)
+        self._keep_part = keep_part
+        self._locked: int | None = None  # a descriptor of the part file
         self.special = False
         self._check(overwrite, inputs)
         #: where to write
@@ -76,13 +83,40 @@ class OutputFile:
                 if self.part.samefile(source):
                     raise UsageError("output would be written over the input", str(self.part))
         try:
-            os.close(os.open(self.part, self._mode, 0o666))
+            os.close(self._open())
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 if folder.is_dir():  # one of the system's, like /proc
                     raise OutputError("no files can be made in this folder", str(folder)) from error
                 raise OutputError("no such folder", str(folder), "create it first") from error
             raise OutputError(f"cannot write: {reason(error)}", str(folder)) from error
+
+    def _open(self) -> int:
+        return os.open(self.part, os.O_WRONLY | os.O_CREAT, 0o666)
+
+    def _take(self) -> None:
+        """Lock the part file, and empty it if it is to be made anew."""
+        try:
+            fd = self._open()
+            try:
+                is_ours = _lock(fd, self.part)
+                is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+                if is_ours and is_file and not self._keep_part:
+                    os.ftruncate(fd, 0)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError as error:
+            raise OutputError(f"cannot write: {reason(error)}", str(self.part)) from error
+        if not is_ours:
+            os.close(fd)
+            raise OutputError(
+                "another run writes this output", str(self.path), "wait, or give another name"
+            )
+        if sys.platform == "win32":  # a file that is open cannot be renamed there
+            os.close(fd)
+        else:
+            self._locked = fd
 
     def commit(self) -> None:
         """Put the finished file in its place.
@@ -105,14 +139,43 @@ class OutputFile:
                     self.part.unlink()
 
     def __enter__(self) -> OutputFile:
+        if not self.special:
+            self._take()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.commit()
-        elif self._private and not self.special:
-            self.part.unlink(missing_ok=True)
-        else:
-            self.discard_if_empty()
+        try:
+            if kind is None:
+                self.commit()
+            elif self._private and not self.special:
+                self.part.unlink(missing_ok=True)
+            else:
+                self.discard_if_empty()
+        finally:
+            if self._locked is not None:
+                os.close(self._locked)
+                self._locked = None
+
+
+def _lock(fd: int, path: Path) -> bool:
+    """Lock a file that is open; whether nobody else has, and the file is still the one at a path.
+
+    Where files cannot be locked there is no protection.
+    """
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a network's file system without locks
+        return True
+    try:
+        # The other run may have put the file in its place in between.
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
