@@ -70,6 +70,10 @@ def test_refused_when_created(isolated: Isolated, tmp_path: Path) -> None:
     isolated("refusals", damaged=str(damaged))
 
 
+def test_frames_of_a_script(isolated: Isolated, tmp_path: Path) -> None:
+    isolated("script_frames", folder=str(tmp_path))
+
+
 @pytest.mark.parametrize("check", ["identity", "endurance", "environments"])
 def test_with_an_engine_that_changes_nothing(
     isolated: Isolated, identity_weights: str, check: str
