@@ -452,6 +452,64 @@ def test_who_may_read_the_part_is_up_to_the_umask(tmp_path: Path, private: bool)
         os.umask(before)
 
 
+def test_a_second_run_for_the_same_output_is_refused(tmp_path: Path) -> None:
+    """And harms nothing of the first, which may have it when the first is done or failed."""
+    path = tmp_path / "out.y4m"
+
+    def second(*, overwrite: bool = False, keep_part: bool = False) -> None:
+        with OutputFile(path, overwrite=overwrite, keep_part=keep_part) as output:
+            output.part.write_bytes(b"of the second")
+
+    with OutputFile(path) as output:
+        output.part.write_bytes(b"of the first")
+        for resumes in (False, True):
+            with pytest.raises(OutputError, match="another run writes this output") as caught:
+                second(keep_part=resumes)
+            assert caught.value.exit_code == 4
+        assert output.part.read_bytes() == b"of the first"
+        second_name = OutputFile(path, private=True)  # is of its own
+        assert second_name.part != output.part
+        second_name.part.unlink()
+    assert path.read_bytes() == b"of the first"
+    with pytest.raises(KeyboardInterrupt), OutputFile(path, overwrite=True):
+        raise KeyboardInterrupt
+    second(overwrite=True)
+    assert path.read_bytes() == b"of the second"
+
+
+def test_a_part_that_gets_its_name_while_its_lock_is_awaited_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    path = tmp_path / "out.y4m"
+    late = OutputFile(path)
+    late.part.write_bytes(b"of the first")
+
+    def flock(fd: int, how: int) -> None:
+        late.part.rename(path)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OutputError, match="another run"), late:
+        pass
+    assert path.read_bytes() == b"of the first"
+
+
+def test_a_file_system_without_locks_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import fcntl
+
+    def flock(fd: int, how: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with OutputFile(tmp_path / "out.y4m") as output:
+        output.part.write_bytes(b"frames")
+    assert (tmp_path / "out.y4m").read_bytes() == b"frames"
+
+
 @pytest.mark.parametrize("number", ["EACCES", "EROFS", "ENOSPC"])
 def test_a_folder_that_cannot_be_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str

@@ -57,6 +57,7 @@ def test_ends_within_any_memory_limit(isolated: Isolated, threads: int) -> None:
         "late_properties,residency,non_finite",
         "no_strength,properties_matter",
         "released",
+        "large_frames",
     ],
 )
 def test_check(isolated: Isolated, checks: str) -> None:
@@ -69,8 +70,17 @@ def test_refused_when_created(isolated: Isolated, tmp_path: Path) -> None:
     isolated("refusals", damaged=str(damaged))
 
 
+def test_frames_of_a_script(isolated: Isolated, tmp_path: Path) -> None:
+    isolated("script_frames", folder=str(tmp_path))
+
+
 @pytest.mark.parametrize("check", ["identity", "endurance", "environments"])
 def test_with_an_engine_that_changes_nothing(
     isolated: Isolated, identity_weights: str, check: str
 ) -> None:
     isolated(check, weights=identity_weights)
+
+
+@pytest.mark.parametrize("check", ["environments_at_once", "leaving"])
+def test_requests_in_flight(isolated: Isolated, small_weights: Path, check: str) -> None:
+    isolated(check, weights=str(small_weights))

@@ -1,7 +1,9 @@
 """Output files: refused before any work if they cannot be, written as ``.part``, then renamed.
 
 The name of a part file can be guessed. In a folder where others may write, such as ``/tmp``, one of
-theirs is never written to, and no link is followed.
+theirs is never written to, and no link is followed. While a run writes a part file it holds a lock
+on it: a second run for the same output is refused, instead of writing between the frames of the
+first.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 from types import TracebackType
 
@@ -29,6 +32,7 @@ def _is_own(found: os.stat_result, folder: Path) -> bool:
 class OutputFile:
     """A file to be made. As a context manager: leaving it normally puts the file in its place,
     leaving it by an error leaves what was written as ``<name>.part``, or nothing if that is empty.
+    Entering it raises OutputError if another run writes the same file.
 
     Pipes and devices (``/dev/null``) are written as they are.
 
@@ -57,6 +61,7 @@ class OutputFile:
         self.path = Path(path)
         self._private = private
         self._keep_part = keep_part
+        self._locked: int | None = None  # a descriptor of the part file
         self.special = False
         self._check(overwrite, inputs)
         #: where to write
@@ -101,26 +106,63 @@ class OutputFile:
             raise OutputError(f"cannot write: {reason(error)}", str(folder)) from error
 
     def _make_part(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        if not self._keep_part:
-            self.part.unlink(missing_ok=True)  # whatever it was
-            flags |= os.O_EXCL
         try:
-            descriptor = os.open(self.part, flags, 0o666)
-            try:
-                own = _is_own(os.fstat(descriptor), self.part.parent)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
+            os.close(self._open())
+        except OutputError:
+            if self._keep_part:
                 raise
-            own = False
-        if not own:
+            self.part.unlink()  # whatever it was
+            os.close(self._open())
+
+    def _open(self) -> int:
+        """Open the part file, made if it is not there.
+
+        Raises:
+            OutputError: a link, or somebody else's.
+        """
+        flags = os.O_WRONLY | os.O_CREAT
+        for name in ("O_NOFOLLOW", "O_NONBLOCK"):  # a pipe is not waited for
+            flags |= getattr(os, name, 0)
+        refusal = OutputError(
+            "the part file was put there by somebody else, or is a link",
+            str(self.part),
+            "remove it, or write to a folder of your own",
+        )
+        try:
+            fd = os.open(self.part, flags, 0o666)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                raise
+            raise refusal from error
+        if not _is_own(os.fstat(fd), self.part.parent):
+            os.close(fd)
+            raise refusal
+        return fd
+
+    def _take(self) -> None:
+        """Lock the part file, and empty it if it is to be made anew."""
+        try:
+            fd = self._open()
+            try:
+                is_ours = _lock(fd, self.part)
+                if is_ours and not self._keep_part:
+                    os.ftruncate(fd, 0)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(f"cannot write: {reason(error)}", str(self.part)) from error
+        if not is_ours:
+            os.close(fd)
             raise OutputError(
-                "the part file was put there by somebody else, or is a link",
-                str(self.part),
-                "remove it, or write to a folder of your own",
+                "another run writes this output", str(self.path), "wait, or give another name"
             )
+        if sys.platform == "win32":  # a file that is open cannot be renamed there
+            os.close(fd)
+        else:
+            self._locked = fd
 
     def commit(self) -> None:
         """Put the finished file in its place.
@@ -143,14 +185,43 @@ class OutputFile:
                     self.part.unlink()
 
     def __enter__(self) -> OutputFile:
+        if not self.special:
+            self._take()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.commit()
-        elif self._private and not self.special:
-            self.part.unlink(missing_ok=True)
-        else:
-            self.discard_if_empty()
+        try:
+            if kind is None:
+                self.commit()
+            elif self._private and not self.special:
+                self.part.unlink(missing_ok=True)
+            else:
+                self.discard_if_empty()
+        finally:
+            if self._locked is not None:
+                os.close(self._locked)
+                self._locked = None
+
+
+def _lock(fd: int, path: Path) -> bool:
+    """Lock a file that is open; whether nobody else has, and the file is still the one at a path.
+
+    Where files cannot be locked there is no protection.
+    """
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a network's file system without locks
+        return True
+    try:
+        # The other run may have put the file in its place in between.
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False

@@ -29,6 +29,7 @@ import vapoursynth as vs
 
 from vs_deblur._version import __version__
 from vs_deblur.errors import DeblurError, InputError, UsageError
+from vs_deblur.heap import Heap
 from vs_deblur.states import Slot, States
 from vs_deblur.timeline import Plan
 from vs_deblur.vspixels import frame_format, guesses
@@ -253,9 +254,9 @@ def _shifted(clip: vs.VideoNode, by: int) -> vs.VideoNode:
     the last one.
     """
     if by < 0:
-        return cast(vs.VideoNode, _std(clip).DuplicateFrames([0] * -by))
+        return _uncached(_std(clip).DuplicateFrames([0] * -by))
     if by > 0:
-        return cast(vs.VideoNode, _std(clip).Trim(first=min(by, clip.num_frames - 1)))
+        return _uncached(_std(clip).Trim(first=min(by, clip.num_frames - 1)))
     return clip
 
 
@@ -541,6 +542,7 @@ class _PreparedFrames:
 
 # ---------------------------------------------------------------------------- the compute thread
 
+_heap = Heap()
 _pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
 
@@ -555,4 +557,6 @@ def _compute[T](work: Callable[[], T]) -> T:
     with _pool_lock:
         if _pool is None:
             _pool = ThreadPoolExecutor(1, thread_name_prefix="vs-deblur")
-    return _pool.submit(work).result()
+    done = _pool.submit(work).result()
+    _heap.look()
+    return done

@@ -155,7 +155,7 @@ class Script:
             InputError: a frame cannot be made; those before it have come.
         """
         ahead = requests or vs.core.num_threads
-        clip = self._clip[start:end]
+        clip = _once(self._clip[start:end])
         n = start
         try:
             # A backlog of the same size: frames that wait for one before them.
@@ -172,6 +172,17 @@ class Script:
         del self._clip
         vs.clear_outputs()
         sys.modules.pop(_NAME, None)
+
+
+def _once(clip: vs.VideoNode) -> vs.VideoNode:
+    """A clip of which each frame is asked for once, in order, so that nothing is kept for later.
+
+    The node of a script's output has a cache as long as it is asked directly, with a history of
+    thousands of frames whose entries lie between the planes and keep freed ones apart.
+    """
+    node = cast(Any, clip).std.RemoveFrameProps(props=["_VSDeblurNothing"])
+    node.std.SetVideoCache(mode=0)
+    return cast(vs.VideoNode, node)
 
 
 def _output(path: str) -> vs.VideoNode:
