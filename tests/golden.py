@@ -41,7 +41,7 @@ FILE = Path(__file__).with_name("golden.json")
 TOLERANCE = {"shipped": 2e-6, "made": 1e-4, "engine": 4e-5}
 """Of means and samples, relative to the largest value of a frame (at least 1). Ten to
 twenty times the largest difference that --spread shows (docs/reliability.md), for the engine two
-codes of 16 bits and a half. Weights that are not trained hand rounding on, and more of it each time.
+codes of 16 bits and a half. Weights that are not trained let rounding grow from frame to frame.
 """
 
 Frames = NDArray[np.float32]  # (n, channels, H, W)
