@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests import golden
-from tests.golden import CASES, FILE, TOLERANCE, Case, Figures, Kind, figures, results
+from tests.golden import CASES, FILE, Case, Figures, Kind, figures, results
 
 COMMAND = "python -m tests.golden --write"
 IDS = [c.name for c in CASES]
@@ -73,7 +73,7 @@ def test_frames_are_within_the_tolerance(case: Case) -> None:
     wanted, got = of_file(case), computed(CASES.index(case))
     assert len(wanted) == len(got)
     for n, (a, b) in enumerate(zip(wanted, got, strict=True)):
-        allowed = TOLERANCE * max(1.0, a.largest)
+        allowed = case.tolerance * max(1.0, a.largest)
         for name in ("means", "samples"):
             differences = np.subtract(getattr(a, name), getattr(b, name))
             assert np.abs(differences).max() <= allowed, f"{name} of frame {n}"
@@ -100,7 +100,7 @@ def test_frames_of_a_case_differ_and_figures_see_small_changes() -> None:
     assert figures(other).crc8 == base.crc8
     shifted = figures(frame + np.float32(2e-4))
     assert shifted.crc8 != base.crc8
-    assert np.abs(np.subtract(shifted.means, base.means)).min() > TOLERANCE
+    assert np.abs(np.subtract(shifted.means, base.means)).min() > CASES[4].tolerance
     assert len({f["crc"] for f in recorded()["cases"][CASES[4].name]}) == CASES[4].frames
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -44,6 +44,9 @@ from vs_deblur.states import Slot, States, size_of
 from vs_deblur.timeline import Output, stream
 from vs_deblur_kernels.pixels import PixelFormat
 from vs_deblur_models.spec import NetworkSpec
+
+# No clock decides, on a busy machine either.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 # -------------------------------------------------------------------------------- hosts in order
 
@@ -101,7 +104,7 @@ class Streams(RuleBasedStateMachine):
 
 def test_streams_do_not_disturb_each_other() -> None:
     run_state_machine_as_test(
-        Streams, settings=settings(max_examples=60, stateful_step_count=20, deadline=None)
+        Streams, settings=settings(UNTIMED, max_examples=60, stateful_step_count=20)
     )
 
 
@@ -210,7 +213,7 @@ class Seeks(RuleBasedStateMachine):
 
 def test_seeks_with_few_states_give_each_frame_its_own_history() -> None:
     run_state_machine_as_test(
-        Seeks, settings=settings(max_examples=60, stateful_step_count=25, deadline=None)
+        Seeks, settings=settings(UNTIMED, max_examples=60, stateful_step_count=25)
     )
 
 
@@ -397,9 +400,9 @@ def test_tiles_of_any_size_in_any_order_are_the_whole_frame(small_weights: Path)
     run_state_machine_as_test(
         machine,
         settings=settings(
+            UNTIMED,
             max_examples=40,
             stateful_step_count=15,
-            deadline=None,
             # A sequence is short enough to be read as it is; to shorten it would take minutes.
             phases=[Phase.explicit, Phase.reuse, Phase.generate],
         ),

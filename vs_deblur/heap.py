@@ -1,7 +1,7 @@
 """Memory that the C library keeps though nobody uses it, given back to the system.
 
-VapourSynth's planes are aligned blocks. The glibc of many systems (before 2.38) seldom finds room
-for one where another was freed, and takes new memory instead: with each frame that passes through
+VapourSynth's planes are aligned blocks. Glibc (seen with 2.36) seldom finds room for one where
+another was freed, and takes new memory instead: with each frame that passes through
 a graph the process grows by up to the size of a plane, over minutes by gigabytes, though all of it
 is free. The pages of what is free can be handed back, and that is done here, whenever the process
 has grown by so much. Nothing of how memory is allocated is changed: this is for hosts' processes.

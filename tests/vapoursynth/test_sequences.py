@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from numpy.typing import NDArray
@@ -289,6 +289,7 @@ def test_random_sequences_of_requests(host: Host) -> None:
             max_examples=40,
             stateful_step_count=20,
             deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
             # A sequence is short enough to be read as it is, a hang takes too long to try again.
             phases=[Phase.explicit, Phase.reuse, Phase.generate],
         ),
