@@ -262,11 +262,12 @@ def test_a_system_without_memory_left_ends_it_in_order(run: StartRun, room: int)
         assert frames == 2
 
 
-def test_a_frame_that_memory_cannot_hold_is_an_error_of_the_device(run: StartRun) -> None:
+def test_a_frame_that_memory_cannot_hold_is_refused_with_its_size(run: StartRun) -> None:
     data = b"YUV4MPEG2 W32768 H32768 C444p16 F25:1\nFRAME\n" + bytes(1000)
     result = run("serve", "-", "--strength", 0, before=LITTLE_MEMORY.format(1000)).finish(data)
-    assert result.code == 6
-    assert result.errors == ["vs-deblur: error: out of memory (cpu); close other programs"]
+    assert result.code == 3
+    what = "a frame of 6,442,450,944 bytes does not fit into memory (stdin)"
+    assert result.errors == [f"vs-deblur: error: {what}"]
     assert result.out.count(b"FRAME") == 0
 
 
