@@ -123,10 +123,9 @@ def run(name: str, folder: Path, seconds: int) -> tuple[int, str]:
     tried = int(counts[-1]) if counts else 0
     if not done.returncode:
         return tried, ""
-    lines = [
-        line for line in said.splitlines() if re.match(r"\s*(\w+\.)*\w*(Error|Finding)\b", line)
-    ]
-    why = lines[-1].strip() if lines else "; ".join(said.splitlines()[-3:])
+    named = r"\s*(\w+\.)*\w*(Error|Finding)\b|SUMMARY: |Fatal Python error"
+    lines = [line for line in said.splitlines() if re.match(named, line)]
+    why = "; ".join(lines[-2:]) if lines else "; ".join(said.splitlines()[-3:])
     if crash.exists():
         # It may hang or kill the process that looks at it; then it stays as it is.
         with contextlib.suppress(subprocess.TimeoutExpired):
