@@ -360,9 +360,12 @@ def test_a_run_learns_logs_and_writes_weights(photos: list[Path], tmp_path: Path
     assert 0 <= float(rows[-1]["dead"]) < 0.3
     state, metadata = read_tensors(tmp_path / "run" / "strcnn_dtb_lite.safetensors")
     assert from_state(state, metadata).config == trainer.network.config
-    plot(tmp_path / "run" / "log.csv", tmp_path / "plot.png")
-    with Image.open(tmp_path / "plot.png") as picture:
-        assert picture.width > 300
+    log = tmp_path / "run" / "log.csv"
+    plot([log], tmp_path / "plot.png")
+    plot([log, log], tmp_path / "two.png")
+    with Image.open(tmp_path / "plot.png") as one, Image.open(tmp_path / "two.png") as two:
+        assert one.width > 300
+        assert one.tobytes() != two.tobytes()
 
 
 @pytest.mark.parametrize(

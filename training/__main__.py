@@ -156,11 +156,11 @@ def table_command(
 
 
 @main.command("plot")
-@click.argument("run", type=FOLDER)
+@click.argument("runs", type=FOLDER, nargs=-1, required=True)
 @click.option("-o", "--output", type=OUTPUT, default=Path("training.png"), show_default=True)
-def plot_command(run: Path, output: Path) -> None:
-    """Draw the log of a run."""
-    plot(run / "log.csv", output)
+def plot_command(runs: tuple[Path, ...], output: Path) -> None:
+    """Draw the log of a run, or of several that went on from one another."""
+    plot([run / "log.csv" for run in runs], output)
 
 
 @main.command("publish")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from training.data import Sampler
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def contact_sheet(sampler: Sampler, path: Path, count: int = 12, frames: int = 3) -> None:
@@ -32,37 +37,66 @@ def contact_sheet(sampler: Sampler, path: Path, count: int = 12, frames: int = 3
     Image.fromarray(np.concatenate(rows[:count])).save(path)
 
 
-def plot(log: Path, path: Path) -> None:
-    """Draw the log of a run: loss, gains on training samples and validation pairs, dead units.
-
-    Raises:
-        ValueError: the log has no rows.
-    """
-    from matplotlib.figure import Figure
-
+def _read(log: Path) -> list[dict[str, float]]:
+    """Rows of a log; raises ValueError if there are none."""
     with log.open(newline="") as file:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     if not rows:
         raise ValueError(f"{log} has no rows")
-    steps = [r["step"] for r in rows]
+    return rows
+
+
+def plot(logs: Sequence[Path], path: Path) -> None:
+    """Draw a run, or several of which each went on from the one before, along one axis of steps.
+
+    Three plots: gains on validation pairs and on training samples (dB over the blurred input);
+    the loss; dead units, beta and the learning rate.
+
+    Args:
+        logs: ``log.csv`` of each run, in their order.
+        path: of the PNG.
+
+    Raises:
+        ValueError: a log has no rows.
+    """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 8), layout="constrained")
-    gains, loss, other = figure.subplots(3, 1, sharex=True)
-    for key in rows[0]:
-        if "/" in key:
-            gains.plot(steps, [r[key] for r in rows], label=key.split("/")[0])
-    gains.plot(steps, [r["train_gain"] for r in rows], "--", label="training samples")
-    gains.set_ylabel("gain over the blurred input, dB")
+    gains, loss, other = all_axes = figure.subplots(3, 1, sharex=True)
+    colours: dict[str, str] = {}
+    begin = 0.0
+
+    def draw(axes: Axes, steps: list[float], values: list[float], label: str, style: str) -> None:
+        # One colour and one entry of the legend for all runs.
+        known = label in colours
+        colour = colours.setdefault(label, f"C{len(colours)}")
+        axes.plot(steps, values, style, color=colour, label=None if known else label)
+
+    for log in logs:
+        rows = _read(log)
+        steps = [begin + r["step"] for r in rows]
+        for key in (k for k in rows[0] if "/" in k):
+            folder, _, name = key.partition("/")
+            # Sequences that are one photo each: their names tell them apart.
+            label = folder if name.strip("0") == "" else f"{folder} {name}"
+            draw(gains, steps, [r[key] for r in rows], label, "-")
+        draw(gains, steps, [r["train_gain"] for r in rows], "training samples", "--")
+        draw(loss, steps, [r["loss"] for r in rows], "loss", "-")
+        for key in ("dead", "beta"):
+            if key in rows[0]:
+                draw(other, steps, [r[key] for r in rows], key, "-")
+        peak = max(r["rate"] for r in rows) or 1.0
+        draw(other, steps, [r["rate"] / peak for r in rows], "learning rate / its peak", ":")
+        begin = steps[-1]
+        if log is not logs[-1]:
+            for axes in all_axes:
+                axes.axvline(begin, color="grey", linewidth=0.8)
+
     gains.axhline(0, color="grey", linewidth=0.5)
-    gains.legend()
-    loss.plot(steps, [r["loss"] for r in rows])
+    gains.set_ylabel("gain over the blurred input, dB")
     loss.set_ylabel("loss")
-    for key in ("dead", "beta"):
-        if key in rows[0]:
-            other.plot(steps, [r[key] for r in rows], label=key)
-    rate = [r["rate"] / max(max(x["rate"] for x in rows), 1e-12) for r in rows]
-    other.plot(steps, rate, ":", label="learning rate / its peak")
     other.set_xlabel("step")
-    other.legend()
-    for axes in (gains, loss, other):
+    for axes in all_axes:
         axes.grid(alpha=0.3)
+        axes.legend(loc="upper left", fontsize="small")
     figure.savefig(path, dpi=90)
