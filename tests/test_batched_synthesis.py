@@ -15,7 +15,16 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 
 from training import batched
-from training.batched import Synthesiser, jpeg, particle_paths, reduce_by_matrices, reduce_on_host
+from training.batched import (
+    Synthesiser,
+    _into_square,
+    _seen,
+    _view,
+    jpeg,
+    particle_paths,
+    reduce_by_matrices,
+    reduce_on_host,
+)
 from training.synthesis import SynthesisConfig, affine, make_sequence, particle_path
 
 CPU = torch.device("cpu")
@@ -243,3 +252,21 @@ def test_a_layers_square_holds_all_of_its_blob() -> None:
 
 def inside(at: Tensor, low: int, high: int) -> bool:
     return bool((at >= low).all() and (at < high).all())
+
+
+def test_the_square_of_a_patch_holds_all_that_the_camera_sees() -> None:
+    rng = np.random.default_rng(5)
+    size, patch = 48, 176
+    small = rng.normal(0, 0.05, (3, 7, 2, 3)) + np.eye(2, 3)
+    small[..., 2] = rng.uniform(-1.2, 1.2, (3, 7, 2))
+    matrices = small.astype(np.float32)
+    pictures = torch.from_numpy(rng.random((3, 2, patch, patch), dtype=np.float32))
+    corners, side = _seen(matrices, size, patch)
+    assert size < side < patch
+    squares = torch.stack(
+        [p[:, y : y + side, x : x + side] for p, (x, y) in zip(pictures, corners, strict=True)]
+    )
+    view = (0, 0, size, size)
+    whole = _view(pictures, torch.from_numpy(matrices * np.float32(size / patch)), view, size)
+    into = torch.from_numpy(_into_square(matrices, corners, size, patch, side))
+    assert (_view(squares, into, view, size) - whole).abs().max() < 1e-4

@@ -260,24 +260,25 @@ class Synthesiser:
         size, patch, points = self._config.size, group[0].patch, group[0].points
         exposures, count = group[0].exposures, len(group)
         linear, boost = [p.is_linear for p in group], [p.boost for p in group]
-        background = self._patches(rng, patch, linear, boost)
-        camera = self._tensor(np.stack([p.camera for p in group])) * (size / patch)
+        # Of each patch only the square is made that the camera sees.
+        moved = np.stack([p.camera for p in group])
+        corners, side = _seen(moved, size, patch)
+        background = self._patches(rng, side, linear, boost, whole=patch)
+        camera = self._tensor(_into_square(moved, corners, size, patch, side))
         slots = []
         for j in range(max(len(p.layers) for p in group)):
             members = [i for i, p in enumerate(group) if len(p.layers) > j]
             blobs = [_Blob.draw(rng, patch) for _ in members]
-            # Of a layer's patch only the square is made that holds what can be seen of it.
             side = min(math.ceil(2 * max(max(b.reach) for b in blobs)) + 1, patch)
-            corners = [b.corner(side, patch) for b in blobs]
+            corners = np.asarray([b.corner(side, patch) for b in blobs])
             own = [linear[i] for i in members], [boost[i] for i in members]
             texture = self._patches(rng, side, *own, whole=patch)
             masks = [b.mask(c, side, self._device) for b, c in zip(blobs, corners, strict=True)]
             picture = torch.cat((texture, torch.stack(masks)), dim=1)
             moved = np.stack([group[i].layers[j] for i in members])
-            to_square = moved * (size / side)
-            to_square[..., 2] += (patch - 2 * np.asarray(corners)[:, None]) / side - 1
+            to_square = self._tensor(_into_square(moved, corners, size, patch, side))
             who = slice(None) if len(members) == count else torch.tensor(members)
-            slots.append((who, picture, moved, blobs, self._tensor(to_square)))
+            slots.append((who, picture, moved, blobs, to_square))
 
         out = torch.empty((count, 2, exposures, 3, size, size), device=self._device)
         # One exposure at a time on a processor, for its cache and the layers' boxes.
@@ -311,11 +312,11 @@ class Synthesiser:
             rng: what draws.
 
         Returns:
-            (n, 2, frames, 3, size, size), whole numbers 0..255.
+            (n, 2, frames, 3, size, size) uint8.
         """
         config, count = self._config, len(x)
         frames = config.frames
-        sharp = x[:, 1].mul(255).round_().expand(-1, frames, -1, -1, -1)
+        sharp = x[:, 1].mul(255).round_().to(torch.uint8).expand(-1, frames, -1, -1, -1)
         blurred = x[:, 0].expand(-1, frames, -1, -1, -1)
         if config.noise > 0:
             sigma = self._column(config.noise * rng.random(count) ** 2 / 255)
@@ -328,7 +329,7 @@ class Synthesiser:
         blurred = blurred.clamp(0, 1).mul_(255).round_()
         for i in np.flatnonzero(rng.random(count) < config.compression_share):
             blurred[i] = jpeg(blurred[i], int(rng.integers(60, 98)))
-        return torch.stack((blurred, sharp), dim=1)
+        return torch.stack((blurred.to(torch.uint8), sharp), dim=1)
 
     def _normals(self, start: int, count: int) -> Tensor:
         """Normal numbers from a place of the table on, and from its beginning again."""
@@ -422,6 +423,44 @@ def _at(path: FloatArray, times: FloatArray) -> FloatArray:
     weight = (times - before)[:, None]
     found: FloatArray = path[before] * (1 - weight) + path[after] * weight
     return found
+
+
+def _seen(matrices: NDArray[np.float32], size: int, patch: int) -> tuple[NDArray[np.int64], int]:
+    """Squares of patches that hold all that views see of them.
+
+    Args:
+        matrices: (n, points, 2, 3), from the view to the patch, both -1..1 at the view's size.
+        size, patch: of the view and of the patch, pixels.
+
+    Returns:
+        Left and top of each square inside its patch, (n, 2), and the side of all, pixels.
+    """
+    reach = np.abs(matrices[..., :2]).sum(-1)  # half a view's extent, (n, points, 2)
+    middle = matrices[..., 2]
+    # Half a pixel on each side for interpolation, half for where a pixel's middle is.
+    first = ((middle - reach).min(1) * size + patch) / 2 - 1
+    last = ((middle + reach).max(1) * size + patch) / 2 + 1
+    side = min(math.ceil((last - first).max()) + 1, patch)
+    return np.clip(np.floor(first).astype(np.int64), 0, patch - side), side
+
+
+def _into_square(
+    matrices: NDArray[np.float32],
+    corners: NDArray[np.int64],
+    size: int,
+    patch: int,
+    side: int,
+) -> NDArray[np.float32]:
+    """Matrices from the view to the patch as matrices from the view to a square of the patch.
+
+    Args:
+        matrices: (n, points, 2, 3), from and to -1..1 at the view's size.
+        corners: left and top of the squares in their patches, (n, 2).
+        size, patch, side: of view, patch and square, pixels.
+    """
+    into: NDArray[np.float32] = matrices * np.float32(size / side)
+    into[..., 2] += (patch - 2 * corners[:, None]) / side - 1
+    return into
 
 
 def _box(

@@ -73,7 +73,8 @@ def to_linear(x: Tensor) -> Tensor:
 
 def to_encoded(x: Tensor) -> Tensor:
     """Linear light 0..1 to sRGB-encoded 0..1."""
-    return torch.where(x <= 0.0031308, x * 12.92, 1.055 * x.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
+    bright = x.clamp(min=1e-8).pow_(1 / 2.4).mul_(1.055).sub_(0.055)
+    return torch.where(x <= 0.0031308, x * 12.92, bright)
 
 
 def particle_path(rng: np.random.Generator, steps: int, dimensions: int) -> FloatArray:
