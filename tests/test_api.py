@@ -35,6 +35,7 @@ EXIT_CODES: dict[type[DeblurError], int] = {
     errors.OutputError: 4,
     errors.WeightsError: 5,
     errors.DeviceError: 6,
+    errors.OutOfMemoryError: 6,
     errors.Stopped: 130,
     errors.ReaderClosed: 141,
 }

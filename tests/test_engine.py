@@ -126,8 +126,8 @@ def test_tiles_of_the_papers_network(paper_weights: Path) -> None:
 
 def test_a_small_memory_budget_makes_tiles(small_weights: Path) -> None:
     deblurrer = Deblurrer(str(small_weights), device="cpu", memory=40e6)
-    assert deblurrer._tile_for(96, 96) is None
-    tile = deblurrer._tile_for(4320, 7680)
+    assert deblurrer.tile_for(96, 96) is None
+    tile = deblurrer.tile_for(4320, 7680)
     assert tile is not None
     assert tile % 16 == 0
     side = tile + 2 * deblurrer.spec.receptive_field

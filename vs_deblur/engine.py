@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vs_deblur.cuda import Graphs, Transfers
-from vs_deblur.errors import DeblurError, DeviceError, EngineError, InputError, UsageError
+from vs_deblur.errors import (
+    DeblurError,
+    DeviceError,
+    EngineError,
+    InputError,
+    OutOfMemoryError,
+    UsageError,
+)
 from vs_deblur.tiling import (
     least_patch,
     padded_size,
@@ -351,7 +358,7 @@ class Deblurrer:
             fmt: how to read them.
 
         Raises:
-            DeviceError: out of memory, or the device was lost.
+            OutOfMemoryError, DeviceError: out of memory, or the device was lost.
         """
         with self._errors():
             arrays = [np.asarray(p) for p in planes]
@@ -379,7 +386,8 @@ class Deblurrer:
             the frame, and the state for the next one. States may be kept and used again.
 
         Raises:
-            DeviceError: out of memory even with the smallest tile, or the device was lost.
+            OutOfMemoryError, DeviceError: out of memory even with the smallest tile, or the device
+                was lost.
             EngineError: the network gave values that are not finite. A GPU tells it when the frame
                 is read.
         """
@@ -622,7 +630,7 @@ class Deblurrer:
         """One step, in tiles that fit; on out-of-memory smaller tiles and the same frame again."""
         height, width = x.shape[-2:]
         while True:
-            tile = self._tile_for(height, width, memory)
+            tile = self.tile_for(height, width, memory)
             try:
                 with self._fixed_algorithms():
                     if tile is None:
@@ -658,7 +666,7 @@ class Deblurrer:
         now = tile or side
         smaller = max(round_up(now // 2, self.spec.multiple_of), self._least_tile())
         if smaller >= now:
-            raise DeviceError(
+            raise OutOfMemoryError(
                 f"out of memory even with tiles of {now} pixels",
                 str(self.device),
                 "close other programs or use --device cpu",
@@ -669,7 +677,13 @@ class Deblurrer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _tile_for(self, height: int, width: int, memory: float | None = None) -> int | None:
+    def tile_for(self, height: int, width: int, memory: float | None = None) -> int | None:
+        """The size of the tiles in which frames are computed, pixels; None: whole.
+
+        Args:
+            height, width: of the frames.
+            memory: bytes that a step may take; None: as said when the engine was made.
+        """
         spec = self.spec
         memory = self.memory if memory is None else memory
         if self._tile is not None:
@@ -751,7 +765,7 @@ class Deblurrer:
         except (RuntimeError, MemoryError) as error:
             text = first_line(error)
             if is_out_of_memory(error):
-                raise DeviceError(
+                raise OutOfMemoryError(
                     "out of memory", str(self.device), "close other programs or use --device cpu"
                 ) from error
             if is_device_failure(error):

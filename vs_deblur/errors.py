@@ -9,7 +9,8 @@
     │   └── ProtocolError        3   bytes that are not of the GIMP bridge
     ├── OutputError (OSError)    4   a file or stream that cannot be written
     ├── WeightsError             5   weights that are missing, damaged or of another network
-    ├── DeviceError              6   no such device, or not enough of its memory
+    ├── DeviceError              6   no such device, or it failed
+    │   └── OutOfMemoryError     6   not enough memory on it for this picture or frame
     └── Stopped                130   ended by a signal; 128 + its number
         └── ReaderClosed       141   whoever read our output went away (silent)
 
@@ -111,9 +112,13 @@ class WeightsError(DeblurError):
 
 
 class DeviceError(DeblurError):
-    """The device asked for is not there, or has not enough memory."""
+    """The device asked for is not there, or failed."""
 
     exit_code = 6
+
+
+class OutOfMemoryError(DeviceError):
+    """The device has not enough memory for this picture or frame; it may have for another."""
 
 
 class Stopped(DeblurError):

@@ -180,8 +180,9 @@ class Journal:
         self._put(b"P", _PACKET.pack(entry.frame, entry.keyframe) + entry.data)
 
     def end_chunk(self, frames: int) -> None:
-        """All packets of a chunk are written."""
+        """All packets of a chunk are written; brings them to the disk, against a loss of power."""
         self._put(b"E", _END.pack(frames))
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Bring everything to the disk."""

@@ -52,6 +52,8 @@ class StrcnnConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.m <= 7:
             raise ValueError(f"m must be 1..7, got {self.m}")
+        if not isinstance(self.residual, bool):
+            raise TypeError("residual must be true or false")
 
 
 class Strcnn(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -23,6 +24,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 LIMIT = 60.0  # seconds after which a run counts as hanging
+_USUAL = re.compile(
+    r"vs-deblur: (?!error: )"  # notes and warnings
+    r"|Frame: \d|Output \d+ frames in |done: \d+ |\d+(/\d+)? frames, "  # progress
+)
 
 
 def _serve_forks(channel: socket.socket) -> None:
@@ -109,7 +114,8 @@ class Result:
 
     @property
     def errors(self) -> list[str]:
-        return [line for line in self.err.splitlines() if "error" in line]
+        """Lines of stderr that are no note, warning or progress."""
+        return [line for line in self.err.splitlines() if not _USUAL.match(line)]
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -217,8 +223,9 @@ class Run:
         raise AssertionError(f"the process hangs (no end in {LIMIT:g} s)")
 
     def signal(self, number: int) -> None:
-        """Send a signal."""
-        os.kill(self.pid, number)
+        """Send a signal; one that is over takes none."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def state(self) -> str:
         """What the system says that it does: R runs, S sleeps, T is stopped."""

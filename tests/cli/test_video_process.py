@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.conftest import StartRun
 from tests.cli.processes import Result, Run, Zygote, children, eventually
-from tests.disks import disk
+from tests.disks import DiskWithPlug, disk
 from tests.films import Film, times
 from vs_deblur import journal
 from vs_deblur.journal import Contents
@@ -83,11 +83,12 @@ def test_a_signal_leaves_whole_chunks_and_resume_gives_the_same_bytes(
     assert len(times(target)) == FRAMES
 
 
-def resumed(run: StartRun, source: Path, target: Path) -> Result:
+def resumed(run: StartRun, source: Path, target: Path, *options: str) -> Result:
     """Go on to the end: nothing but the output is left."""
-    result = run("video", source, target, *OPTIONS, "--resume").finish()
+    result = run("video", source, target, *OPTIONS, "--resume", *options).finish()
     assert result.code == 0, result.err
-    assert [p.name for p in target.parent.iterdir()] == [target.name]
+    names = {p.name for p in target.parent.iterdir()} - {"lost+found"}
+    assert names == {target.name}
     return result
 
 
@@ -160,8 +161,8 @@ MOMENTS: dict[str, tuple[str, int | None]] = {
     "half a record is written": (HALF_A_RECORD, 1),
     "a chunk has just ended": (THIRD_CHUNK, 3),
     "the file is being put together": (SECOND_PIECE, FRAMES // 8),
-    "the file is whole": ("Path.replace = kill", FRAMES // 8),
-    "the file lacks its name only": ("OutputFile.commit = kill", None),
+    "the file is whole": ("OutputFile.commit = kill", FRAMES // 8),
+    "the file lacks its name only": ("OutputFile._put_in_place = kill", FRAMES // 8),
 }
 
 
@@ -179,6 +180,74 @@ def test_a_run_that_is_killed_when_it_hurts_most_gives_the_same_bytes(
     again = resumed(run, source, target)
     assert ("going on after" in again.err) == (chunks is not None)
     assert target.read_bytes() == unbroken
+
+
+NAMED = """
+honest = OutputFile._put_in_place
+
+def name(self):
+    honest(self)
+    kill()
+
+OutputFile._put_in_place = name
+"""
+
+
+def test_a_run_that_is_killed_when_its_file_has_just_got_its_name(
+    run: StartRun, source: Path, unbroken: bytes, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.mp4"
+    assert run("video", source, target, *OPTIONS, before=KILL + NAMED).finish().code == -9
+    assert target.read_bytes() == unbroken
+    again = run("video", source, target, *OPTIONS, "--resume").finish()
+    assert again.code == 2
+    assert "output exists" in again.err
+    resumed(run, source, target, "--overwrite")
+    assert target.read_bytes() == unbroken
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_that_cannot_get_its_name_is_not_lost(
+    run: StartRun, source: Path, unbroken: bytes, tmp_path: Path, overwrite: bool
+) -> None:
+    """A folder appears in its place; with --overwrite a file that may not be replaced is there."""
+    target, options = tmp_path / "out.mp4", [*OPTIONS, *["--overwrite"] * overwrite]
+    appear = "import os\nhonest = os.fsync\n"
+    appear += f"def fsync(fd):\n    honest(fd)\n    os.makedirs({str(target)!r}, exist_ok=True)\n"
+    failed = run("video", source, target, *options, before=appear + "os.fsync = fsync").finish()
+    assert failed.code == 4
+    (line,) = failed.errors
+    assert "; " in line
+    assert "--resume" in line
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mp4", "out.mp4.part"]
+    target.rmdir()
+    again = resumed(run, source, target)
+    assert f"going on after {FRAMES} frames" in again.err
+    assert target.read_bytes() == unbroken
+
+
+@pytest.mark.parametrize("moment", ["in the middle", "at the end"])
+def test_a_loss_of_power(
+    run: StartRun, source: Path, unbroken: bytes, tmp_path: Path, moment: str
+) -> None:
+    """On a real ext4, of which only that outlasts it which was brought to the disk."""
+    with DiskWithPlug(tmp_path) as plug:
+        target, part = plug.place / "out.mp4", plug.place / "out.mp4.part"
+        process = run("video", source, target, *OPTIONS)
+        if moment == "in the middle":
+            _wait_for_chunks(part, 3)
+            process.signal(signal.SIGKILL)
+            process.finish()
+            plug.pull()
+            found = _read(part)
+            assert found is not None
+            assert len(found.chunks) >= 2  # the last may have been on its way
+            resumed(run, source, target)
+        else:
+            assert process.finish().code == 0
+            plug.pull()
+        assert target.read_bytes() == unbroken
+        assert not part.exists()
 
 
 @pytest.mark.parametrize("room", [0.3, 1.0])

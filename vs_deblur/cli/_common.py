@@ -5,7 +5,7 @@ The rest is in ``_signals`` (stopping), ``_progress`` (lines on stderr) and ``_o
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import functools
 import logging
 import os
@@ -22,18 +22,21 @@ from vs_deblur.cli import _signals
 from vs_deblur.cli._progress import note, say, warn
 from vs_deblur.errors import (
     DeblurError,
-    DeviceError,
+    OutOfMemoryError,
+    OutputError,
     ReaderClosed,
     Stopped,
     UsageError,
     exit_code,
     printable,
+    reason,
 )
 
 if TYPE_CHECKING:
     from vs_deblur.engine import Deblurrer, Kind
 
 _verbose = False
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # whatever was written, and wherever
 _LOGGERS = ("vs_deblur", "vs_deblur_kernels")  # those that speak to users
 
 
@@ -65,8 +68,14 @@ def _translate(error: BaseException) -> BaseException:
         return Stopped(stop.signum, stop.frames)
     if isinstance(error, BrokenPipeError):
         return ReaderClosed(stop.frames)
+    if (
+        isinstance(error, OSError)
+        and error.errno in _NO_ROOM
+        and not isinstance(error, DeblurError)
+    ):
+        return OutputError(f"cannot write: {reason(error)}", error.filename)
     if isinstance(error, MemoryError):
-        return DeviceError("out of memory", "cpu", "close other programs")
+        return OutOfMemoryError("out of memory", "cpu", "close other programs")
     if isinstance(error, click.UsageError):
         what = error.format_message().rstrip(".")
         what = what[:1].lower() + what[1:]
@@ -144,9 +153,13 @@ def end(code: int) -> NoReturn:
     """
     stuck = any(t.name.startswith("vs-deblur ") for t in threading.enumerate())
     for stream in (sys.stdout, sys.stderr):
-        # A reader that went away must not become a complaint about flushing at exit.
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        # What cannot be written must not become a complaint about flushing at exit, code 120.
+        try:
             stream.flush()
+        except (OSError, ValueError):
+            stuck = True
+        except AttributeError:  # there is none
+            pass
     if stuck or code == ReaderClosed.exit_code:
         os._exit(code)
     sys.exit(code)

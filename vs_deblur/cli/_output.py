@@ -1,5 +1,8 @@
 """Output files: refused before any work if they cannot be, written as ``.part``, then renamed.
 
+They are on the disk before they get their name, so that a loss of power leaves the whole file or
+none under it.
+
 The name of a part file can be guessed. In a folder where others may write, such as ``/tmp``, one of
 theirs is never written to, and no link is followed. While a run writes a part file it holds a lock
 on it: a second run for the same output is refused, instead of writing between the frames of the
@@ -29,6 +32,37 @@ def _is_own(found: os.stat_result, folder: Path) -> bool:
     return found.st_uid == os.geteuid()
 
 
+def _belongs_to_another(found: os.stat_result, folder: Path) -> bool:
+    """Whether a file cannot be replaced though its folder can be written to: somebody else's, where
+    each may remove only what is theirs (``/tmp``).
+    """
+    if os.name != "posix" or os.geteuid() == 0:
+        return False
+    around = folder.stat()
+    owners = (found.st_uid, around.st_uid)
+    return bool(around.st_mode & stat.S_ISVTX) and os.geteuid() not in owners
+
+
+def bring_to_disk(path: Path) -> None:
+    """Return when a file, or the names in a folder, would outlast a loss of power.
+
+    Raises:
+        OSError: the system could not write it.
+    """
+    is_folder = path.is_dir()
+    if is_folder and os.name != "posix":  # folders cannot be opened there
+        return
+    fd = os.open(path, os.O_RDONLY if is_folder or os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some file systems have nothing to do for folders, and say so in this way.
+        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)
+
+
 class OutputFile:
     """A file to be made. As a context manager: leaving it normally puts the file in its place,
     leaving it by an error leaves what was written as ``<name>.part``, or nothing if that is empty.
@@ -43,6 +77,12 @@ class OutputFile:
         keep_part: whether a part file that is there is to be gone on with, not emptied.
         private: whether the part file is of this process alone and goes away on an error: for
             what is written in one go, maybe by two processes at once.
+
+    Attributes:
+        part: where to write.
+        whole: what is put in the file's place in the end: ``part``, unless set to another file
+            beside it. ``part`` then is removed after that, and kept if it fails.
+        special: whether the path is a pipe or a device.
 
     Raises:
         UsageError: the output is one of the inputs, or exists.
@@ -63,10 +103,11 @@ class OutputFile:
         self._keep_part = keep_part
         self._locked: int | None = None  # a descriptor of the part file
         self.special = False
+        self._overwrite = overwrite
         self._check(overwrite, inputs)
-        #: where to write
         ending = f".{os.getpid()}.part" if private else ".part"
         self.part = self.path if self.special else self.path.with_name(self.path.name + ending)
+        self.whole = self.part
         if not self.special:
             self._probe(inputs)
 
@@ -86,14 +127,18 @@ class OutputFile:
         self.special = not stat.S_ISREG(found.st_mode)
         if not self.special and not overwrite:
             raise UsageError("output exists", str(self.path), "use --overwrite or another name")
+        if not self.special and _belongs_to_another(found, self.path.parent):
+            raise OutputError("output is somebody else's", str(self.path), "give another name")
 
     def _probe(self, inputs: tuple[str | Path, ...]) -> None:
         """Create the part file: the one sure way to know that it can be written."""
         folder = self.path.parent
-        for source in inputs:
-            with contextlib.suppress(OSError):
-                if self.part.samefile(source):
-                    raise UsageError("output would be written over the input", str(self.part))
+        with contextlib.suppress(FileNotFoundError):
+            found = self.part.stat()
+            for source in inputs:
+                with contextlib.suppress(OSError):
+                    if os.path.samestat(found, Path(source).stat()):
+                        raise UsageError("output would be written over the input", str(self.part))
         try:
             self._make_part()
         except OutputError:
@@ -163,19 +208,62 @@ class OutputFile:
             os.close(fd)
         else:
             self._locked = fd
+        with contextlib.suppress(OSError):
+            bring_to_disk(self.part.parent)
 
     def commit(self) -> None:
         """Put the finished file in its place.
 
         Raises:
-            OutputError: the system refuses.
+            OutputError: the system refuses, or a file of that name appeared since the beginning.
         """
         if self.special:
             return
         try:
-            self.part.replace(self.path)
+            bring_to_disk(self.whole)
+            self._put_in_place()
+        except FileExistsError as error:
+            raise OutputError(
+                "another file was put there in the meantime", str(self.path), self._way_out()
+            ) from error
         except OSError as error:
-            raise OutputError(f"cannot rename: {reason(error)}", str(self.part)) from error
+            what = f"cannot be put in its place: {reason(error)}"
+            raise OutputError(what, str(self.path), self._way_out()) from error
+        with contextlib.suppress(OSError):  # it is there, and whole
+            if self.whole != self.part:
+                self.part.unlink()
+            bring_to_disk(self.path.parent)
+
+    def _put_in_place(self) -> None:
+        """Rename; what must not be replaced is not, even if it has only just appeared.
+
+        Raises:
+            FileExistsError: it has.
+            OSError: as the system does.
+        """
+        if self._overwrite:
+            self.whole.replace(self.path)
+        elif sys.platform == "win32":
+            self.whole.rename(self.path)
+        else:
+            try:
+                os.link(self.whole, self.path, follow_symlinks=False)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without second names
+                if os.path.lexists(self.path):
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+                self.whole.replace(self.path)
+            else:
+                self.whole.unlink()
+
+    def _way_out(self) -> str | None:
+        """What can be done about a file that could not be put in its place."""
+        if self._private:
+            return None
+        if self._keep_part:
+            return f"{self.part} keeps what is done: --resume goes on"
+        return f"the result is {self.part}"
 
     def discard_if_empty(self) -> None:
         """Remove a part file that has nothing in it."""
@@ -192,17 +280,29 @@ class OutputFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
     ) -> None:
+        is_done = False
         try:
             if kind is None:
                 self.commit()
-            elif self._private and not self.special:
-                self.part.unlink(missing_ok=True)
-            else:
-                self.discard_if_empty()
+                is_done = True
         finally:
+            self._clean_up(is_done)
             if self._locked is not None:
                 os.close(self._locked)
                 self._locked = None
+
+    def _clean_up(self, is_done: bool) -> None:
+        """Remove what is of no use; where that fails, what led here is the error to tell."""
+        if is_done or self.special:
+            return
+        with contextlib.suppress(OSError):
+            if self.whole != self.part:
+                self.whole.unlink()
+        with contextlib.suppress(OSError):
+            if self._private:
+                self.part.unlink()
+            else:
+                self.discard_if_empty()
 
 
 def _lock(fd: int, path: Path) -> bool:

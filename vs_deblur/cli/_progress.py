@@ -1,13 +1,16 @@
-"""Lines on stderr: notes, warnings and progress. Nothing here ever fails."""
+"""Lines on stderr: notes, warnings and progress, which never fail; and lines on stdout."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
 
-from vs_deblur.errors import printable
+import click
+
+from vs_deblur.errors import OutputError, printable, reason
 
 _live = False  # whether the terminal's last line is a progress line
 
@@ -23,6 +26,35 @@ def say(text: str, end: str = "\n") -> None:
         sys.stderr.write(text + end)
         sys.stderr.flush()
     _live = False
+
+
+def tell(line: str) -> None:
+    """One line on stdout: a result.
+
+    Raises:
+        OutputError: it cannot be written.
+        BrokenPipeError: nobody reads it.
+    """
+    _to_stdout(printable(line))
+
+
+def tell_json(value: object) -> None:
+    """A result as JSON on stdout, in ASCII.
+
+    Raises:
+        OutputError, BrokenPipeError: as :func:`tell`.
+        ValueError: a number is none that JSON has.
+    """
+    _to_stdout(json.dumps(value, indent=1, allow_nan=False))
+
+
+def _to_stdout(text: str) -> None:
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write: {reason(error)}", "stdout") from error
 
 
 def note(text: str) -> None:
@@ -46,6 +78,7 @@ def is_terminal() -> bool:
 def status(text: str) -> None:
     """A line that the next one takes the place of; where stderr is no terminal, one like others."""
     global _live
+    text = printable(text)
     if is_terminal():
         say("\r\x1b[K" + text, end="")
         _live = True

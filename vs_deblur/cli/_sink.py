@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import stat
@@ -34,8 +35,8 @@ class Sink:
         mode = os.fstat(fd).st_mode
         self._is_file = stat.S_ISREG(mode)
         self._poll: Any = None
-        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            self._poll = select.poll()
+        if hasattr(select, "poll") and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+            self._poll = select.poll()  # Windows has none
             self._poll.register(fd, 0)  # errors are always reported
 
     def check_reader(self) -> None:
@@ -77,7 +78,9 @@ class Sink:
             raise ReaderClosed(self._stop.frames) from None
         except OSError as error:
             if self._is_file:
-                os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_CUR) - (self.taken - whole))
+                with contextlib.suppress(OSError):  # of a disk that is gone
+                    here = os.lseek(self._fd, 0, os.SEEK_CUR)
+                    os.ftruncate(self._fd, here - (self.taken - whole))
             what = f"{reason(error)} at frame {self._stop.frames}"
             raise OutputError(what, self._name) from error
 

@@ -11,9 +11,9 @@ import click
 
 from vs_deblur.cli._common import ModelSettings, model_options
 from vs_deblur.cli._output import OutputFile
-from vs_deblur.cli._progress import note
+from vs_deblur.cli._progress import note, tell
 from vs_deblur.cli.video import Range, Result, deblur_file, prepare
-from vs_deblur.errors import EngineError, OutputError, reason
+from vs_deblur.errors import EngineError, OutputError, UsageError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from vs_deblur.demo_scene import Image8, Scene
 
 RATE = 24
+FOLDER = Path("vs-deblur-demo")
+NAMES = ("blurred.mp4", "sharp.mp4", "comparison.png")
 
 
 @dataclass(frozen=True)
@@ -137,11 +139,14 @@ def _most_gained(
     return int(top), int(left)
 
 
-def run(folder: Path, scene: Scene, settings: ModelSettings) -> tuple[Figures, Result]:
-    """Render, deblur and compare; leaves blurred.mp4, sharp.mp4 and comparison.png.
+def run(
+    folder: Path, scene: Scene, settings: ModelSettings, *, overwrite: bool
+) -> tuple[Figures, Result]:
+    """Render, deblur and compare; leaves the files of :data:`NAMES`.
 
     Raises:
         OutputError: the folder cannot be made or written to.
+        UsageError: there are files of these names, and ``overwrite`` is not set.
     """
     from vs_deblur.demo_scene import render
     from vs_deblur.encoder import Wanted
@@ -150,20 +155,26 @@ def run(folder: Path, scene: Scene, settings: ModelSettings) -> tuple[Figures, R
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder: {reason(error)}", str(folder)) from error
-    source, target = folder / "blurred.mp4", folder / "sharp.mp4"
+    source, target, shown = (folder / name for name in NAMES)
+    for path in (source, target, shown):
+        if path.exists() and not overwrite:  # before the work, not after it
+            raise UsageError("output exists", str(path), "use --overwrite or another folder")
     note(f"drawing {scene.frames} frames of {scene.tau} sub-frames each")
     pairs = list(render(scene))
-    encode(source, (blurred for blurred, _ in pairs))
-    with OutputFile(target, overwrite=True, inputs=(source,)) as output:
+    with OutputFile(source, overwrite=overwrite) as output:
+        encode(output.part, (blurred for blurred, _ in pairs))
+    with OutputFile(target, overwrite=overwrite, inputs=(source,)) as output:
         job = prepare(source, target, settings, Wanted(crf=12), Range())
         result = deblur_file(job, settings, output)
     blurred, sharp, truth = decode(source), decode(target), [t for _, t in pairs]
     figures = compare(blurred, sharp, truth)
-    shown = len(truth) // 2
-    try:
-        picture(blurred[shown], sharp[shown], truth[shown]).save(folder / "comparison.png")
-    except OSError as error:
-        raise OutputError(f"cannot write: {reason(error)}", str(folder)) from error
+    middle = len(truth) // 2
+    with OutputFile(shown, overwrite=overwrite) as output:
+        try:
+            sheet = picture(blurred[middle], sharp[middle], truth[middle])
+            sheet.save(output.part, format="PNG")
+        except OSError as error:
+            raise OutputError(f"cannot write: {reason(error)}", str(shown)) from error
     return figures, result
 
 
@@ -173,14 +184,20 @@ def run(folder: Path, scene: Scene, settings: ModelSettings) -> tuple[Figures, R
     "--output",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("vs-deblur-demo"),
-    show_default=True,
-    help="Folder for blurred.mp4, sharp.mp4 and comparison.png.",
+    help=f"Folder for {', '.join(NAMES[:2])} and {NAMES[2]}. "
+    f"[default: {FOLDER}, where those of an earlier demo are replaced]",
 )
+@click.option("--overwrite", is_flag=True, help="Replace files of these names in the folder of -o.")
 @click.option("--size", nargs=2, type=click.IntRange(min=32), default=(640, 360), hidden=True)
 @click.option("--frames", type=click.IntRange(min=1), default=30, hidden=True)
 @model_options
-def command(folder: Path, size: tuple[int, int], frames: int, settings: ModelSettings) -> None:
+def command(
+    folder: Path | None,
+    overwrite: bool,
+    size: tuple[int, int],
+    frames: int,
+    settings: ModelSettings,
+) -> None:
     """Make a blurred clip, deblur it, and show the difference.
 
     No input is needed: the program draws a scene seen by a shaky camera and exposes it as cameras
@@ -188,13 +205,15 @@ def command(folder: Path, size: tuple[int, int], frames: int, settings: ModelSet
     """
     from vs_deblur.demo_scene import Scene
 
-    figures, result = run(folder, Scene(size[0], size[1], frames), settings)
-    click.echo(f"model   {result.engine}")
-    click.echo(f"speed   {result.frames / result.seconds:.2f} frames a second, files and all")
-    click.echo(
+    scene = Scene(size[0], size[1], frames)
+    where = folder or FOLDER
+    figures, result = run(where, scene, settings, overwrite=overwrite or folder is None)
+    tell(f"model   {result.engine}")
+    tell(f"speed   {result.frames / result.seconds:.2f} frames a second, files and all")
+    tell(
         f"PSNR    {figures.before:.2f} dB blurred, {figures.after:.2f} dB deblurred"
         f" ({figures.gain:+.2f} dB, over all {result.frames} frames)"
     )
-    click.echo(f"look at {folder / 'comparison.png'}")
+    tell(f"look at {where / NAMES[2]}")
     if settings.strength > 0 and figures.gain <= 0:
-        raise EngineError("the deblurred clip is not better than the blurred one", str(folder))
+        raise EngineError("the deblurred clip is not better than the blurred one", str(where))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from typing import Literal
 import click
 
 from vs_deblur._version import __version__
+from vs_deblur.cli._progress import tell, tell_json
 from vs_deblur.errors import DeblurError, DeviceError, EngineError, WeightsError
 
 Status = Literal["ok", "warn", "fail"]
@@ -270,10 +270,10 @@ def command(context: click.Context, as_json: bool) -> None:
     for check in examine():
         checks.append(check)
         if not as_json:
-            click.echo(f"{check.status:4}  {check.name}: {check.detail}")
+            tell(f"{check.status:4}  {check.name}: {check.detail}")
             sys.stdout.flush()
     code = verdict(checks)
     if as_json:
         rows = [{k: v for k, v in asdict(c).items() if k != "exit_code"} for c in checks]
-        click.echo(json.dumps({"checks": rows, "exit_code": code}, indent=1))
+        tell_json({"checks": rows, "exit_code": code})
     context.exit(code)

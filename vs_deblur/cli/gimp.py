@@ -19,7 +19,7 @@ import click
 from vs_deblur import gimp
 from vs_deblur._version import __version__
 from vs_deblur.bridge import PROTOCOL, Message, pack, unpack
-from vs_deblur.cli._progress import note
+from vs_deblur.cli._progress import note, tell
 from vs_deblur.errors import (
     DeblurError,
     DeviceError,
@@ -92,10 +92,10 @@ def install(profile: Path | None, models: tuple[Path, ...]) -> None:
     for each in chosen:
         own = gimp.own_models(each)
         settings = replace(here, models=gimp.choices((*own, *models))) if own else here
-        click.echo(f"installed {__version__}: {gimp.install(each, settings)}")
-        click.echo(f"models: {', '.join(label for _, label in settings.models)}")
-    click.echo(f"it runs {sys.executable}")
-    click.echo(RESTART)
+        tell(f"installed {__version__}: {gimp.install(each, settings)}")
+        tell(f"models: {', '.join(label for _, label in settings.models)}")
+    tell(f"it runs {sys.executable}")
+    tell(RESTART)
 
 
 @command.command()
@@ -104,8 +104,8 @@ def uninstall(profile: Path | None) -> None:
     """Take the action out of GIMP's profiles."""
     removed = [folder for each in _chosen(profile) if (folder := gimp.uninstall(each))]
     for folder in removed:
-        click.echo(f"removed {folder}")
-    click.echo("restart GIMP" if removed else "the action was not installed")
+        tell(f"removed {folder}")
+    tell("restart GIMP" if removed else "the action was not installed")
 
 
 # ---------------------------------------------------------------------------- doctor
@@ -245,12 +245,12 @@ def doctor(context: click.Context, profile: Path | None) -> None:
         raise DeviceError(error.what, error.where, error.hint) from error
     codes = set()
     for each in chosen:
-        click.echo(f"{each}:")
+        tell(f"{each}:")
         try:
             for line in _examine(each):
-                click.echo(f"  ok    {line}")
+                tell(f"  ok    {line}")
         except DeblurError as error:
-            click.echo(f"  fail  {error}")
+            tell(f"  fail  {error}")
             codes.add(5 if isinstance(error, WeightsError) else 6)
     context.exit(min(codes, default=0))
 

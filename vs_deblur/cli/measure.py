@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ import click
 from vs_deblur.cli._common import ModelSettings, model_options
 from vs_deblur.cli._measure_sources import Source, sources
 from vs_deblur.cli._output import OutputFile
-from vs_deblur.cli._progress import Progress, note, warn
+from vs_deblur.cli._progress import Progress, note, tell, tell_json, warn
 from vs_deblur.errors import OutputError, UsageError, reason
 
 if TYPE_CHECKING:
@@ -261,7 +260,10 @@ def command(
         raise UsageError(f"{option} is about the default model; --model names one")
     found = sources(blurred, sharp)
     # The page's folder is tried before the work, not after it.
-    with OutputFile(html, overwrite=overwrite) if html else nullcontext() as page_file:
+    inputs = tuple(path for path in (blurred, sharp) if path is not None)
+    with (
+        OutputFile(html, overwrite=overwrite, inputs=inputs) if html else nullcontext()
+    ) as page_file:
         engines = Engines(settings, None if photos is None else "photo" if photos else "video")
         _tell_kinds(found, engines)
         figures, shown = _measure_all(found, engines, page_file is not None)
@@ -285,7 +287,7 @@ def command(
             "warmup": settings.warmup,
         }
         result = {**engine, "sequences": rows, "mean": mean_row(rows)}
-        click.echo(json.dumps(result, indent=1, allow_nan=False))
+        tell_json(result)
         return
     for line in _lines([*rows, mean_row(rows)], temporal):
-        click.echo(line)
+        tell(line)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vs_deblur.cli._output import OutputFile
-from vs_deblur.cli._progress import warn
+from vs_deblur.cli._progress import tell, tell_json, warn
 from vs_deblur.errors import OutputError, WeightsError, reason
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def details(model: str) -> tuple[Row, WeightsError | None]:
 def _provenance(loaded: Loaded) -> Row:
     """Where a converted file comes from, as its metadata says."""
     try:
-        found = json.loads(loaded.metadata.get("provenance", "null"))
+        found = json.loads(loaded.metadata.get("provenance", "null"), parse_constant=str)
     except (ValueError, RecursionError):
         return {}
     return {"provenance": found} if isinstance(found, dict) else {}
@@ -159,15 +159,15 @@ def _megabytes(size: int | None) -> str:
     return "-" if size is None else f"{size / 1e6:.1f} MB"
 
 
-def _printable(value: object, levels: int = 4) -> str:
-    """A value of a stranger's metadata as one line of text without control characters."""
+def _as_text(value: object, levels: int = 4) -> str:
+    """A value of a stranger's metadata as text."""
     if isinstance(value, dict | list) and not levels:
         return "…"
     if isinstance(value, dict):
-        return ", ".join(f"{_printable(k)} ({_printable(v, levels - 1)})" for k, v in value.items())
+        return ", ".join(f"{_as_text(k)} ({_as_text(v, levels - 1)})" for k, v in value.items())
     if isinstance(value, list):
-        return ", ".join(_printable(v, levels - 1) for v in value) or "none"
-    return "".join(c if c.isprintable() else "?" for c in str(value))
+        return ", ".join(_as_text(v, levels - 1) for v in value) or "none"
+    return str(value)
 
 
 def _table(rows: list[Row]) -> Iterator[str]:
@@ -232,7 +232,7 @@ def _lines(row: Row) -> Iterator[str]:
         facts["receptive field"] = f"{row['receptive_field']} pixels each way in a frame"
         facts["sizes"] = f"multiples of {row['multiple_of']}, padded by itself"
     for name, value in row.get("provenance", {}).items():
-        facts[_printable(name).replace("_", " ")] = _printable(value)
+        facts[_as_text(name).replace("_", " ")] = _as_text(value)
     for sequence, gain in row.get("gain_db", {}).items():
         facts[f"gain on {sequence}"] = f"{gain:+.2f} dB"
     if row.get("mean_gain_db") is not None:
@@ -261,13 +261,13 @@ def list_models(as_json: bool) -> None:
     """The same as `vs-deblur models` alone."""
     rows, faults = listing()
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        tell_json(rows)
     else:
         for line in _table(rows):
-            click.echo(line)
-        click.echo("gain: PSNR over the blurred input, mean of the validation set (see info NAME)")
+            tell(line)
+        tell("gain: PSNR over the blurred input, mean of the validation set (see info NAME)")
         if not all(row["shipped"] for row in rows):
-            click.echo(_no_weights([row["name"] for row in rows if row.get("published")]))
+            tell(_no_weights([row["name"] for row in rows if row.get("published")]))
     for fault in faults[1:]:
         warn(str(fault))
     if faults:
@@ -281,10 +281,10 @@ def info(model: str, as_json: bool) -> None:
     """All that is known of a shipped model, a network without weights or a safetensors file."""
     row, fault = details(model)
     if as_json:
-        click.echo(json.dumps(row, indent=1))
+        tell_json(row)
     else:
         for line in _lines(row):
-            click.echo(line)
+            tell(line)
     if fault is not None:
         raise fault
 
@@ -369,7 +369,7 @@ def convert(
     config = ", ".join(f"{k} = {v}" for k, v in dataclasses.asdict(found.network.config).items())
     parameters = sum(p.numel() for p in found.network.parameters())
     notes = "".join(f", {note}" for note in found.notes)
-    click.echo(
+    tell(
         f"{output}: {found.network.spec.network} ({config}), {parameters:,} parameters, "
         f"from {found.layout}{notes}; use it with --model {output}"
     )

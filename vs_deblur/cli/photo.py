@@ -18,7 +18,15 @@ from vs_deblur.cli._common import ModelSettings, report, still_options
 from vs_deblur.cli._output import OutputFile
 from vs_deblur.cli._progress import is_terminal, note, say, status, warn
 from vs_deblur.cli._signals import Stop, graceful
-from vs_deblur.errors import InputError, OutputError, UsageError, reason
+from vs_deblur.errors import (
+    DeblurError,
+    EngineError,
+    InputError,
+    OutOfMemoryError,
+    OutputError,
+    UsageError,
+    reason,
+)
 from vs_deblur.photofile import (
     MAX_PIXELS,
     SUFFIXES,
@@ -315,13 +323,13 @@ class Batch:
                 self._engine = self.settings.deblurrer(kind="photo")
         return self._engine
 
-    def run(self, stop: Stop) -> int:
-        """Deblur all; the number of those that could not be.
+    def run(self, stop: Stop) -> list[DeblurError]:
+        """Deblur all; what was wrong with those that could not be.
 
         Raises:
             DeblurError: one after which no other can be made either, or the only one.
         """
-        failed = 0
+        failed: list[DeblurError] = []
         for i, source in enumerate(self.sources, 1):
             stop.check()
             label = f"{i}/{len(self.sources)} {source.path.name}"
@@ -331,11 +339,11 @@ class Batch:
                 self.one(source, TileProgress(label, stop), f"[{i}/{len(self.sources)}]")
                 self.done += 1
                 stop.frames = self.done
-            except (InputError, UsageError) as error:
+            except (InputError, UsageError, EngineError, OutOfMemoryError) as error:
                 if self.single:
                     raise
                 report(error)
-                failed += 1
+                failed.append(error)
         return failed
 
     def one(self, source: Source, progress: Progress, label: str) -> None:
@@ -428,6 +436,8 @@ class Batch:
             raise error.at(str(target.path)) from error
         except InputError as error:
             raise error.at(str(source.path)) from error
+        except (EngineError, OutOfMemoryError) as error:
+            raise error.at(f"{source.path}, {error.where}") from error
         except OSError as error:
             raise OutputError(f"cannot write: {reason(error)}", str(target.part)) from error
 
@@ -491,13 +501,17 @@ def command(
     begin = time.monotonic()
     with graceful() as stop:
         stop.unit = "photos"
-        failed = len(errors) + batch.run(stop)
+        failed = [*errors, *batch.run(stop)]
     done, there = batch.done, batch.there
     if many:
         took = f"{time.monotonic() - begin:.1f} seconds"
         rest = f", {there} exist already (--overwrite makes them anew)" if there else ""
         say(f"done: {done} of {len(sources)} photos in {took}{rest}")
     if failed:
-        raise InputError(
-            f"{failed} of {done + there + failed} could not be done", None, "see above"
+        # The exit code is that of what all of them lacked; of several things, that of bad input.
+        codes = {error.exit_code for error in failed}
+        kind_of_all = {6: OutOfMemoryError, 1: EngineError}.get(min(codes), InputError)
+        count = f"{len(failed)} of {done + there + len(failed)}"
+        raise (kind_of_all if len(codes) == 1 else InputError)(
+            f"{count} could not be done", None, "see above"
         )

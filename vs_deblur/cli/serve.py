@@ -147,9 +147,17 @@ def _destination(output: str, source: str, overwrite: bool) -> Iterator[Destinat
             opened = file.part.open("wb", buffering=0)
         except OSError as error:
             raise OutputError(f"cannot write: {reason(error)}", output) from error
-        with opened:
+        try:
             remark = "" if file.special else f" (in {file.part})"
             yield Destination(opened.fileno(), output, remark)
+        except BaseException:
+            with contextlib.suppress(OSError):  # what led here is the error to tell
+                opened.close()
+            raise
+        try:
+            opened.close()  # where a network's disk says that it is full
+        except OSError as error:
+            raise OutputError(f"cannot write: {reason(error)}", output) from error
 
 
 def _outputs(

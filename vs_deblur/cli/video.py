@@ -8,6 +8,7 @@ and continued with ``--resume`` gives the same bytes as one without a break.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from vs_deblur.pipeline import Plane
     from vs_deblur.remux import Copies
 
+# Variables of the environment that choose how sums of floats are computed.
+_VARIABLES = ("VS_DEBLUR_KERNELS", "ONEDNN_MAX_CPU_ISA")
 CHUNK = 256  # frames encoded as one, about; a resumed run repeats less than that
 
 
@@ -74,16 +77,19 @@ def _settings(job: Job, deblurrer: Deblurrer, model: ModelSettings) -> dict[str,
 
     from vs_deblur._version import __version__
 
-    found, recipe = Path(job.reader.path).stat(), job.recipe
+    found, recipe, info = Path(job.reader.path).stat(), job.recipe, job.reader.info
+    is_cpu = deblurrer.device.type == "cpu"
     return {
         "input": [found.st_size, found.st_mtime_ns],
         "model": deblurrer.model,
         "weights": _digest(deblurrer),
-        "device": deblurrer.device.type,
+        "device": "cpu" if is_cpu else torch.cuda.get_device_name(deblurrer.device),
         "precision": deblurrer.precision,
-        # Sums of floats depend on how they are split up.
-        "threads": torch.get_num_threads() if deblurrer.device.type == "cpu" else None,
-        "tile": model.tile,
+        # Sums of floats depend on how they are split up, and on instructions and kernels.
+        "threads": torch.get_num_threads() if is_cpu else None,
+        "instruction set": torch.backends.cpu.get_cpu_capability() if is_cpu else None,
+        "environment": {name: os.environ.get(name) for name in _VARIABLES},
+        "tile": deblurrer.tile_for(info.height, info.width),
         "strength": model.strength,
         "segment": model.segment,
         "warmup": model.warmup,
@@ -251,24 +257,21 @@ class Job:
             )
         last = self.frames.start + len(contents.times) - 1
         self._judge(last)
-        whole = target.part.with_name(target.part.name + ".mux")
-        try:
-            remux.assemble(
-                self.reader.path,
-                whole,
-                target.part,
-                contents,
-                self.recipe,
-                self.copies,
-                time_base=self.reader.time_base,
-                starts_late=self.frames.start > 0,
-                ends_early=self.frames.end is not None
-                and self.reader.goes_on_after(last, contents.times[-1][0]),
-                check=check,
-            )
-            whole.replace(target.part)
-        finally:
-            whole.unlink(missing_ok=True)
+        # The journal stays until the file has its name: whatever happens, nothing is lost.
+        target.whole = target.part.with_name(target.part.name + ".mux")
+        remux.assemble(
+            self.reader.path,
+            target.whole,
+            target.part,
+            contents,
+            self.recipe,
+            self.copies,
+            time_base=self.reader.time_base,
+            starts_late=self.frames.start > 0,
+            ends_early=self.frames.end is not None
+            and self.reader.goes_on_after(last, contents.times[-1][0]),
+            check=check,
+        )
         return len(contents.times)
 
     def _judge(self, last: int) -> None:

@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 
 from vs_deblur._version import __version__
 from vs_deblur.bridge import PROTOCOL, Message, pack, unpack
-from vs_deblur.errors import DeblurError, DeviceError, EngineError, ProtocolError, UsageError
+from vs_deblur.errors import (
+    DeblurError,
+    EngineError,
+    OutOfMemoryError,
+    ProtocolError,
+    UsageError,
+)
 from vs_deblur.photofile.picture import Picture
 
 if TYPE_CHECKING:
@@ -189,12 +195,12 @@ class Job:
         """Room for the samples, (H, W, C).
 
         Raises:
-            DeviceError: there is not so much memory.
+            OutOfMemoryError: there is not so much memory.
         """
         try:
             return np.empty((self.height, self.width, self.colours + self.alpha), self.sample)
         except (MemoryError, ValueError) as error:
-            raise DeviceError("the picture does not fit into memory", "cpu") from error
+            raise OutOfMemoryError("the picture does not fit into memory", "cpu") from error
 
 
 class Worker:
@@ -254,7 +260,7 @@ class Worker:
         except DeblurError as error:
             self._say_error(error)
         except MemoryError:
-            self._say_error(DeviceError("out of memory", "cpu", "close other programs"))
+            self._say_error(OutOfMemoryError("out of memory", "cpu", "close other programs"))
         except Exception as error:
             logger.exception("the worker failed")
             self._say_error(EngineError(f"{type(error).__name__}: {error}"))
