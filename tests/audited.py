@@ -21,6 +21,15 @@ _FORBIDDEN = (
 FORBIDDEN = tuple(_FORBIDDEN.split())
 # How ctypes looks for libraries: nothing of it comes from a file of the user.
 HARMLESS = ("/sbin/ldconfig", ["/sbin/ldconfig", "-p"])
+_CHANGES = (
+    "os.remove",
+    "os.rename",
+    "os.link",
+    "os.symlink",
+    "os.rmdir",
+    "os.mkdir",
+    "os.truncate",
+)
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -28,7 +37,11 @@ def main(settings: Path) -> None:
     """Do it."""
     wanted = json.loads(settings.read_text())
     log = os.open(wanted["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    writable = [*wanted["writable"], os.devnull]
+    writable = [Path(place) for place in (*wanted["writable"], os.devnull)]
+
+    def may_be_written(path: str) -> bool:
+        real = Path(path).resolve()
+        return any(real == place or place in real.parents for place in writable)
 
     def look(event: str, arguments: tuple[object, ...]) -> None:
         if event.startswith(FORBIDDEN):
@@ -37,8 +50,14 @@ def main(settings: Path) -> None:
         elif event == "open" and isinstance(arguments[0], str | bytes):
             path, mode, flags = os.fsdecode(arguments[0]), arguments[1], arguments[2]
             writes = isinstance(flags, int) and flags & WRITES
-            if writes and not os.path.realpath(path).startswith(tuple(writable)):
+            if writes and not may_be_written(path):
                 os.write(log, f"writes {path} ({mode}, {flags})\n".encode())
+        elif event in _CHANGES:
+            for name in (a for a in arguments[:2] if isinstance(a, str | bytes)):
+                # The name itself counts, not what it links to.
+                changed = Path(os.fsdecode(name))
+                if not may_be_written(str(changed.parent.resolve() / changed.name)):
+                    os.write(log, f"{event} {arguments!r}"[:500].encode() + b"\n")
 
     from vs_deblur.cli import main as run
 

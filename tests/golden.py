@@ -426,11 +426,11 @@ def spread() -> None:
 @click.command()
 @click.option("--write", "writing", is_flag=True, help="Write tests/golden.json anew.")
 @click.option("--spread", "spreading", is_flag=True, help="Compare settings of this machine.")
-@click.option("--compute", nargs=2, hidden=True)
-def main(writing: bool, spreading: bool, compute: tuple[str, str] | None) -> None:
+@click.option("--compute", "computing", nargs=2, hidden=True)
+def main(writing: bool, spreading: bool, computing: tuple[str, str] | None) -> None:
     """Golden figures of every network."""
-    if compute is not None:
-        globals()["compute"](SETTINGS[int(compute[0])], Path(compute[1]))
+    if computing is not None:
+        compute(SETTINGS[int(computing[0])], Path(computing[1]))
     if writing:
         write()
     if spreading:

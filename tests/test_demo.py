@@ -88,7 +88,7 @@ def test_light_there_and_back() -> None:
 
 
 def test_it_leaves_clips_and_a_picture_and_tells_the_truth(tmp_path: Path) -> None:
-    figures, result = demo.run(tmp_path / "new" / "folder", SMALL, SETTINGS)
+    figures, result = demo.run(tmp_path / "new" / "folder", SMALL, SETTINGS, overwrite=False)
     folder = tmp_path / "new" / "folder"
     assert sorted(p.name for p in folder.iterdir()) == [
         "blurred.mp4",
@@ -109,7 +109,7 @@ def test_it_leaves_clips_and_a_picture_and_tells_the_truth(tmp_path: Path) -> No
     with Image.open(folder / "comparison.png") as sheet:
         assert sheet.size[0] > 3 * SMALL.width
         assert sheet.size[1] > 2 * SMALL.height
-    demo.run(folder, replace(SMALL, frames=2), SETTINGS)  # over its own earlier output
+    demo.run(folder, replace(SMALL, frames=2), SETTINGS, overwrite=True)
     assert len(demo.decode(folder / "sharp.mp4")) == 2
 
 
@@ -158,4 +158,35 @@ def test_a_result_that_is_not_better_is_an_error(
 def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError):
-        demo.run(tmp_path / "file" / "folder", SMALL, SETTINGS)
+        demo.run(tmp_path / "file" / "folder", SMALL, SETTINGS, overwrite=False)
+
+
+@pytest.mark.parametrize("name", demo.NAMES)
+def test_files_of_somebody_else_are_not_replaced(tmp_path: Path, name: str) -> None:
+    """They are refused before any work; those of an earlier demo in its own folder are not."""
+    small = ("--size", 96, 64, "--frames", 1, "--device", "cpu", "--precision", "fp32")
+    (tmp_path / name).write_bytes(b"precious")
+    result = invoke(demo.command, "-o", tmp_path, *small)
+    assert result.code == 2
+    assert str(tmp_path / name) in str(result.error)
+    assert "--overwrite" in str(result.error)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b"precious"
+    assert invoke(demo.command, "-o", tmp_path, *small, "--overwrite").code in (0, 1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(demo.NAMES)
+
+
+def test_links_in_the_places_of_its_files_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    for name in demo.NAMES:
+        (tmp_path / name).symlink_to("precious")
+    demo.run(tmp_path, replace(SMALL, frames=1), SETTINGS, overwrite=True)
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def test_its_own_folder_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ("--size", 96, 64, "--frames", 1, "--device", "cpu", "--precision", "fp32")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert invoke(demo.command, *small).code in (0, 1)
+    assert sorted(p.name for p in (tmp_path / demo.FOLDER).iterdir()) == sorted(demo.NAMES)

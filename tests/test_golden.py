@@ -17,6 +17,7 @@ import pytest
 
 from tests import golden
 from tests.golden import CASES, FILE, Case, Figures, Kind, figures, results
+from vs_deblur_models.registry import ENTRIES
 
 COMMAND = "python -m tests.golden --write"
 IDS = [c.name for c in CASES]
@@ -124,3 +125,7 @@ def test_the_file_is_written_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     written = json.loads((tmp_path / "golden.json").read_text())
     assert list(written["cases"]) == IDS[4:5]
     assert len(written["cases"][IDS[4]]) == CASES[4].frames
+
+
+def test_every_network_has_golden_figures() -> None:
+    assert {case.network for case in CASES} == ENTRIES.keys()

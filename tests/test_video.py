@@ -29,6 +29,7 @@ from vs_deblur.engine import Deblurrer
 from vs_deblur.errors import InputError, OutputError, Stopped, UsageError
 from vs_deblur.hosts.video import TimedFrame, VideoReader, open_video
 from vs_deblur.pipeline import deblur_frames
+from vs_deblur.wholeness import is_cut_off
 
 SETTINGS = ModelSettings(device="cpu", precision="fp32", segment=6, warmup=2)
 SAME = replace(SETTINGS, strength=0.0)
@@ -642,8 +643,12 @@ def test_resuming_with_other_settings_is_refused_by_name(
         with pytest.raises(UsageError, match="another threads"):
             run(engine, source, target, resume=True)
     with monkeypatch.context() as patch:
-        patch.setitem(globals(), "SETTINGS", replace(SETTINGS, tile=32))
+        patch.setattr(engine, "tile_for", lambda height, width: 32)
         with pytest.raises(UsageError, match="another tile"):
+            run(engine, source, target, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+        with pytest.raises(UsageError, match="another environment"):
             run(engine, source, target, resume=True)
     os.utime(source, (1, 1))
     with pytest.raises(UsageError, match="input"):
@@ -844,6 +849,21 @@ def test_a_cut_file_is_an_error_by_frame_number_and_end_keeps_what_is_there(
     assert_same(deblurred(engine, whole)[: len(good) - 1], got[:-1])
     ends_there = deblur_frames(engine, good, open_video(whole).info.fmt)
     assert_same([o.value.planes for o in ends_there], got)
+
+
+def test_an_avi_of_several_parts_is_whole_up_to_the_last(tmp_path: Path) -> None:
+    """OpenDML: beyond a gigabyte an AVI goes on in further RIFF chunks."""
+
+    def riff(kind: bytes, size: int) -> bytes:
+        return b"RIFF" + (4 + size).to_bytes(4, "little") + kind + bytes(size) + bytes(size % 2)
+
+    path = tmp_path / "a.avi"
+    whole = riff(b"AVI ", 301) + riff(b"AVIX", 200) + riff(b"AVIX", 101)
+    for cut, is_cut in ((0, False), (2, True), (60, True), (120, True), (340, True)):
+        path.write_bytes(whole[: len(whole) - cut])
+        assert is_cut_off(path) == is_cut
+    path.write_bytes(whole + b"some tag after it")
+    assert not is_cut_off(path)
 
 
 def test_a_new_size_in_the_middle_is_an_error_by_frame_number(tmp_path: Path) -> None:

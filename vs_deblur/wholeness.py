@@ -32,7 +32,7 @@ def is_cut_off(path: Path) -> bool:
         if head[:4] == _EBML:
             return (_segment_end(file) or 0) > size
         if head[:4] == b"RIFF" and len(head) == 12:
-            return 8 + int.from_bytes(head[4:8], "little") > size
+            return _riffs_end(file, size) > size
     return False
 
 
@@ -54,6 +54,21 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
         if position > size and kind not in _BOXES:
             return size
     return position
+
+
+def _riffs_end(file: BinaryIO, size: int) -> int:
+    """Where the last chunk of an AVI ends: a large one (OpenDML) is several in a row."""
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
+        kind, length = file.read(4), int.from_bytes(file.read(4), "little")
+        if kind != b"RIFF":  # what comes after them is not taken for one that is cut off
+            return size
+        position += 8 + length
+        if position > size:
+            return position
+        position += length % 2
+    return size
 
 
 def _segment_end(file: BinaryIO) -> int | None:

@@ -539,10 +539,11 @@ def result_layers(image: Any, layers: list[Any], options: Options) -> Iterator[l
     copies = []
     try:
         for layer in layers:
-            copies.append(layer.copy())
-            copies[-1].set_name(f"{layer.get_name()} ({TITLE})")
-            copies[-1].set_lock_content(False)
-            image.insert_layer(copies[-1], layer.get_parent(), image.get_item_position(layer))
+            copy = layer.copy()
+            copy.set_name(f"{layer.get_name()} ({TITLE})")
+            copy.set_lock_content(False)
+            image.insert_layer(copy, layer.get_parent(), image.get_item_position(layer))
+            copies.append(copy)
         yield copies
     except BaseException:
         for copy in copies:

@@ -27,6 +27,7 @@ LIMIT = 60.0  # seconds after which a run counts as hanging
 _USUAL = re.compile(
     r"vs-deblur: (?!error: )"  # notes and warnings
     r"|Frame: \d|Output \d+ frames in |done: \d+ |\d+(/\d+)? frames, "  # progress
+    r"|the script prints$|refused$"  # the tests' own
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import signal
@@ -18,7 +19,7 @@ from click.testing import CliRunner
 
 from vs_deblur import errors
 from vs_deblur.cli import COMMANDS, _common, _progress, _signals, group
-from vs_deblur.cli._output import OutputFile
+from vs_deblur.cli._output import OutputFile, _belongs_to_another
 from vs_deblur.cli._progress import Progress
 from vs_deblur.errors import DeblurError, OutputError, ReaderClosed, Stopped, UsageError, exit_code
 
@@ -498,7 +499,6 @@ def test_a_part_that_gets_its_name_while_its_lock_is_awaited_is_left_alone(
 def test_a_file_system_without_locks_is_no_obstacle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import errno
     import fcntl
 
     def flock(fd: int, how: int) -> None:
@@ -515,7 +515,6 @@ def test_a_folder_that_cannot_be_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
     """The system's refusal is made up: these tests may run as a user who may do everything."""
-    import errno
 
     def refuse(*_: object) -> int:
         value = getattr(errno, number)
@@ -526,6 +525,82 @@ def test_a_folder_that_cannot_be_written_to(
         OutputFile(tmp_path / "out.y4m")
     reason = os.strerror(getattr(errno, number))
     assert str(caught.value) == f"cannot write: {reason} ({tmp_path})"
+
+
+def test_what_appears_in_the_meantime_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor where a file cannot have a second name."""
+    path = tmp_path / "out.y4m"
+
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    def make(*, appears: bool) -> None:
+        with OutputFile(path) as output:
+            output.part.write_bytes(b"of ours")
+            if appears:
+                path.write_bytes(b"of another program")
+
+    for link in (os.link, no_links):
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(OutputError, match=r"in the meantime .*the result is .*\.y4m\.part"):
+            make(appears=True)
+        assert path.read_bytes() == b"of another program"
+        assert path.with_suffix(".y4m.part").read_bytes() == b"of ours"
+        path.unlink()
+        make(appears=False)
+        assert [p.name for p in tmp_path.iterdir()] == ["out.y4m"]
+        path.unlink()
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_what_fails_at_the_end_is_told_and_cleaned_up_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: bool
+) -> None:
+    """Of what is written in one go nothing is left; that it cannot be removed is not the error."""
+    path = tmp_path / "out.png"
+    path.write_bytes(b"old")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    for breaks_unlink in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", refuse)
+            if breaks_unlink:
+                patch.setattr(Path, "unlink", refuse)
+            with (
+                pytest.raises(OutputError, match="in its place: Device or resource busy"),
+                OutputFile(path, overwrite=True, private=private) as output,
+            ):
+                output.part.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+        assert output.part.exists() == (breaks_unlink or not private)
+
+
+def test_a_file_of_somebody_else_in_a_folder_of_everybody_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could not be replaced after hours of work, either."""
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("SKIPPED: only root can give files to others")
+    path = tmp_path / "out.y4m"
+    path.write_bytes(b"theirs")
+    monkeypatch.setattr(os, "geteuid", lambda: 7)
+    for mode, file, folder, is_refused in (
+        (0o1777, 7, 6, False),
+        (0o1777, 5, 7, False),
+        (0o777, 5, 6, False),
+        (0o1777, 5, 6, True),
+    ):
+        tmp_path.chmod(mode)
+        os.chown(path, file, -1)
+        os.chown(tmp_path, folder, -1)
+        assert _belongs_to_another(path.stat(), tmp_path) == is_refused
+    with pytest.raises(OutputError, match="output is somebody else's"):
+        OutputFile(path, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.y4m"]
 
 
 def test_the_part_must_not_be_the_input_either(tmp_path: Path) -> None:

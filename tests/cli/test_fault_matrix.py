@@ -6,6 +6,8 @@ before its command begins.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import signal
@@ -31,6 +33,7 @@ from vs_deblur import journal
 from vs_deblur.engine import memory_budget
 from vs_deblur.hosts import y4m
 from vs_deblur_kernels import dispatch
+from vs_deblur_models.registry import build_network
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="forks, looks into /proc and sets limits"
@@ -331,6 +334,7 @@ BY_SHIM = """
 from pathlib import Path
 from tests.shim import Shim
 from vs_deblur_kernels import dispatch
+from vs_deblur_models.registry import build_network
 from vs_deblur_kernels._compile import KernelError
 
 class Faulty(Shim):
@@ -522,7 +526,6 @@ def test_a_conversion_onto_a_full_disk(run: StartRun, state_dict: Path, tmp_path
 # ----------------------------------------------------------------------------- places
 
 
-# To load one is a failure of the test.
 NO_MODELS = """
 from vs_deblur import engine, weights
 
@@ -564,12 +567,93 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(
     places["clip"].write_bytes(clip(2))
     make_video(places["film"], clip(2))
     places["picture"].write_bytes(png(waves(40, 40, 3)))
-    none = (
-        "from vs_deblur import weights\ndef load(*_): raise AssertionError\nweights.load = load\n"
-    )
-    none += "from vs_deblur import engine\nengine.load = load\n"
-    process = run(*(a.format(**places) for a in arguments), before=none)
+    process = run(*(a.format(**places) for a in arguments), before=NO_MODELS)
     assert "Read-only file system" in refusal(process.finish(), 4)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("models",),
+        ("models", "--json"),
+        ("models", "info", "auto"),
+        ("doctor", "--json"),
+        ("measure", "{picture}", "{picture}", "--json", *CPU),
+        ("--help",),
+        ("video", "--help"),
+        ("--version",),
+    ],
+    ids=" ".join,
+)
+def test_results_that_cannot_be_written_are_an_error(
+    run: StartRun, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "a.png").write_bytes(png(waves(40, 40, 3)))
+    with Path("/dev/full").open("wb") as full:
+        told = (a.format(picture=tmp_path / "a.png") for a in arguments)
+        result = run(*told, stdout=full.fileno()).finish()
+    assert result.code == 4
+    (line,) = result.errors
+    assert line.startswith("vs-deblur: error: cannot write: No space left on device")
+
+
+def test_measure_does_not_write_its_page_over_what_it_measured(
+    run: StartRun, tmp_path: Path
+) -> None:
+    picture = png(waves(40, 40, 3))
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(picture)
+    for name in ("a.png", "b.png"):
+        files = (tmp_path / "a.png", tmp_path / "b.png", "--html", tmp_path / name)
+        line = refusal(run("measure", *files, "--overwrite", before=NO_MODELS).finish(), 2)
+        assert "output is the input" in line
+        assert (tmp_path / name).read_bytes() == picture
+
+
+@pytest.mark.parametrize("key", ["residual", "provenance"])
+def test_metadata_of_weights_drive_no_terminal(
+    run: StartRun, small_weights: Path, tmp_path: Path, key: str
+) -> None:
+    evil = "\x1b[2J\x1b]0;owned\x07\nvs-deblur: error: call +1 900"
+    path = tmp_path / "evil.safetensors"
+    if key == "residual":
+        network = build_network("cnn", {"m": 1})
+        metadata = {"network": "cnn", key: json.dumps(evil)}
+        save_file(network.state_dict(), path, metadata)
+    else:
+        words = {"converted_from": evil, evil: [evil, {evil: math.nan}]}
+        save_file(load_file(small_weights), path, {key: json.dumps(words)})
+    result = run("models", "info", path).finish()
+    shown = (result.out.decode() + result.err).splitlines()
+    assert all(line.isprintable() for line in shown)
+    assert not any(line.startswith("vs-deblur: error: call") for line in shown)
+    assert result.code == (5 if key == "residual" else 0)
+    as_json = run("models", "info", path, "--json").finish()
+    assert as_json.out.isascii()
+    assert b": NaN" not in as_json.out
+    json.loads(as_json.out)
+
+
+def test_a_picture_that_does_not_fit_ends_no_batch(
+    run: StartRun, small_weights: Path, tmp_path: Path
+) -> None:
+    """Memory for the second of three is refused; and a network that fails at it."""
+    for name, side in (("a", 40), ("b", 160), ("c", 48)):
+        (tmp_path / f"{name}.png").write_bytes(png(waves(side, side, 3)))
+    for error, code, text in (
+        (OUT_OF_MEMORY, 6, "out of memory even with"),
+        ("RuntimeError('boom')", 1, "the computation failed: boom"),
+    ):
+        out = tmp_path / f"out{code}"
+        options = ("-o", f"{out}/", "--model", small_weights, *CPU)
+        result = run("photo", tmp_path, *options, before=failing(60 * 60, error=error)).finish()
+        assert result.code == code
+        first, last = result.errors
+        assert text in first
+        assert str(tmp_path / "b.png") in first
+        assert "1 of 3 could not be done" in last
+        assert "done: 2 of 3 photos" in result.err
+        assert sorted(p.name for p in out.iterdir()) == ["a.png", "c.png"]
 
 
 def test_without_a_home_folder(tmp_path: Path) -> None:

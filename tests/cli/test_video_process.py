@@ -314,3 +314,54 @@ def test_errors_are_one_line_with_their_code(run: StartRun, source: Path, tmp_pa
     lines = result.err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("vs-deblur: error: no such folder")
+
+
+def test_a_clip_that_is_cut_off(run: StartRun, tmp_path: Path) -> None:
+    """Its good frames are kept, and put together where that is asked for."""
+    source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    film = Film("ffv1", width=96, height=64, frames=24)
+    source.write_bytes(film.write(source).read_bytes()[:-2000])
+    result = run("video", source, target, *OPTIONS).finish()
+    assert result.code == 3
+    (line,) = result.errors
+    assert line.startswith("vs-deblur: error: ")
+    assert str(source) in line
+    assert [p.name for p in tmp_path.iterdir() if p != source] == ["out.mkv.part"]
+    found = _read(tmp_path / "out.mkv.part")
+    assert found is not None
+    assert len(found.times) in (8, 16)
+    last = len(found.times) - 1
+    result = run("video", source, target, *OPTIONS, "--end", last, "--resume").finish()
+    assert result.code == 0, result.err
+    assert len(times(target)) == last + 1
+
+
+def test_a_clip_whose_size_changes(run: StartRun, tmp_path: Path) -> None:
+    source, target = tmp_path / "both.h264", tmp_path / "out.mkv"
+    for name, size in (("a", (64, 48)), ("b", (80, 48))):
+        film = Film("libx264", "yuv420p", *size, frames=10, options=(("bf", "0"),))
+        film.write(tmp_path / name, "h264")
+    source.write_bytes((tmp_path / "a").read_bytes() + (tmp_path / "b").read_bytes())
+    result = run("video", source, target, *OPTIONS).finish()
+    assert result.code == 3
+    (line,) = result.errors
+    assert "frame 10 is 80x48" in line
+    assert not target.exists()
+    found = _read(tmp_path / "out.mkv.part")
+    assert found is not None
+    assert len(found.times) == 8
+
+
+def test_an_output_that_exists(
+    run: StartRun, source: Path, unbroken: bytes, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.mp4"
+    target.write_bytes(b"precious")
+    result = run("video", source, target, *OPTIONS).finish()
+    assert result.code == 2
+    (line,) = result.errors
+    assert "output exists" in line
+    assert "--overwrite" in line
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"precious"]
+    assert run("video", source, target, *OPTIONS, "--overwrite").finish().code == 0
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [unbroken]

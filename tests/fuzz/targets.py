@@ -30,12 +30,13 @@ from safetensors.torch import save as save_tensors
 
 from tests.bounded import bounded
 from tests.bridging import BYE, HELLO, NoEngine, echo, feed, job
+from tests.invoke import invoke
 from tests.pictures import PROFILE, XMP, exif, pillow, samples, waves
 from tests.small import SMALL_LITE
 from vs_deblur import journal, sequences, weights, wholeness
 from vs_deblur.bridge import Message, pack, unpack
 from vs_deblur.convert import convert
-from vs_deblur.errors import DeblurError, ProtocolError, UsageError
+from vs_deblur.errors import DeblurError, InputError, ProtocolError, UsageError, WeightsError
 from vs_deblur.hosts import y4m
 from vs_deblur.hosts.worker import Worker, _text
 from vs_deblur.photofile import Picture, read, write
@@ -60,6 +61,7 @@ class Target:
         seal: mends checksums and lengths, so that what is changed behind them is looked at.
         may_be_large: whether an honest input may say that more memory is needed than there is,
             which is then an error of ours.
+        raises: the errors that an input may end in.
     """
 
     run: Callable[[bytes], object]
@@ -67,6 +69,7 @@ class Target:
     tokens: tuple[bytes, ...] = ()
     seal: Callable[[bytes], bytes] | None = None
     may_be_large: bool = False
+    raises: tuple[type[DeblurError], ...] = (InputError,)
 
 
 class Finding(AssertionError):
@@ -89,6 +92,8 @@ def check(target: Target, data: bytes) -> None:
             raise Finding(f"not one clear line: {text[:2000]!r}") from error
         if error.hint == "-v shows the traceback":
             raise Finding(f"unforeseen: {text}") from error
+        if not isinstance(error, target.raises):
+            raise Finding(f"{type(error).__name__}, which is not for bad input: {text}") from error
         if "fit into memory" in text and not target.may_be_large:
             raise Finding(f"not refused before memory is taken: {text}") from error
 
@@ -252,7 +257,16 @@ _BRIDGE = tuple(
 
 
 def _weights_file(data: bytes) -> None:
-    weights.load(str(_written("weights.safetensors", data)))
+    """Load a file, and tell all that it says of itself."""
+    from vs_deblur.cli.models import command
+
+    path = _written("weights.safetensors", data)
+    result = invoke(command, "info", path)
+    assert all(line.isprintable() for line in result.out.splitlines()), "a terminal would obey"
+    json.loads(invoke(command, "info", path, "--json").out or "null")
+    if result.error is not None:
+        raise result.error
+    weights.load(str(path))
 
 
 _NUMBERS = b"\x3c" * 4096  # finite as numbers of any type
@@ -597,11 +611,13 @@ TARGETS: dict[str, Target] = {
     "bridge_frame": Target(_bridge_frame, _gimp_streams, _BRIDGE),
     "gimp_worker": Target(_gimp_worker, _gimp_streams, _BRIDGE),
     "gimp_requests": Target(_gimp_requests, _gimp_lines, _BRIDGE),
-    "weights_file": Target(_weights_file, _weights_files, _WEIGHTS),
-    "weights_header": Target(_weights_header, _weights_headers, _WEIGHTS),
-    "manifest": Target(_manifest, _manifests, _MANIFEST),
-    "checkpoint": Target(_checkpoint, _checkpoints, _PICKLE),
-    "checkpoint_pickle": Target(_checkpoint_pickle, _checkpoint_pickles, _PICKLE),
+    "weights_file": Target(_weights_file, _weights_files, _WEIGHTS, raises=(WeightsError,)),
+    "weights_header": Target(_weights_header, _weights_headers, _WEIGHTS, raises=(WeightsError,)),
+    "manifest": Target(_manifest, _manifests, _MANIFEST, raises=(WeightsError,)),
+    "checkpoint": Target(_checkpoint, _checkpoints, _PICKLE, raises=(InputError, WeightsError)),
+    "checkpoint_pickle": Target(
+        _checkpoint_pickle, _checkpoint_pickles, _PICKLE, raises=(InputError, WeightsError)
+    ),
     "photo_png": Target(_photo, _seeds_of("png", "png16", "palette"), _PNG, _sealed_png),
     "photo_jpeg": Target(_photo, _seeds_of("jpeg", "progressive"), _JPEG),
     "photo_tiff": Target(

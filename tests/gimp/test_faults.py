@@ -30,6 +30,7 @@ FAULTS = {
     "no weights": ("weights", AGAIN, LOG),
     "short": ("gave another picture back", AGAIN, LOG),
     "uneven": ("gave another picture back", AGAIN, LOG),
+    "silent": ("did not start within 2 seconds", DOCTOR, LOG),
 }
 
 
@@ -52,9 +53,9 @@ def found(gimp: Gimp, folder: Path) -> dict[str, Any]:
     faults |= {
         name: echo(name) for name in ("rubbish", "version", "error", "killed", "short", "uneven")
     }
-    assert faults.keys() == FAULTS.keys()
-    picture = str(folder / "photo.png")
-    return gimp.script("faults.py", folder, faults=faults, picture=picture)
+    assert faults.keys() | {"silent"} == FAULTS.keys()
+    picture, silent = str(folder / "photo.png"), echo("silent")
+    return gimp.script("faults.py", folder, faults=faults, silent=silent, picture=picture)
 
 
 @pytest.mark.parametrize("name", FAULTS)

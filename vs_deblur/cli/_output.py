@@ -133,7 +133,7 @@ class OutputFile:
     def _probe(self, inputs: tuple[str | Path, ...]) -> None:
         """Create the part file: the one sure way to know that it can be written."""
         folder = self.path.parent
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             found = self.part.stat()
             for source in inputs:
                 with contextlib.suppress(OSError):

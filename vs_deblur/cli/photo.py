@@ -426,8 +426,9 @@ class Batch:
         from vs_deblur.hosts.photo import deblur
 
         unchanged = self.settings.strength == 0 and kind == picture.format
-        sharp = picture if unchanged else deblur(picture, self.engine(), progress)
+        engine = None if unchanged else self.engine()
         try:
+            sharp = picture if engine is None else deblur(picture, engine, progress)
             if unchanged:
                 shutil.copyfile(source.path, target.part)
                 return []

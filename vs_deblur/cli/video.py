@@ -384,12 +384,10 @@ def deblur_file(
             count = job.run(
                 deblurrer, model, target, resume=resume, check=stop.check, progress=progress
             )
-        except Stopped:
-            note(f"{target.part} keeps what is done: the same command with --resume goes on")
-            raise
-        except (InputError, EngineError, DeviceError):
+        except (Stopped, InputError, EngineError, DeviceError) as end:
             if _has_chunks(target.part):
-                note(f"{target.part} keeps what is done: --resume goes on")
+                how = "the same command with " if isinstance(end, Stopped) else ""
+                note(f"{target.part} keeps what is done: {how}--resume goes on")
             raise
         seconds = time.perf_counter() - begin
         bar.finish()

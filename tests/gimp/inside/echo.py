@@ -21,6 +21,8 @@ BYTES = {"u8": 1, "u16": 2, "f16": 2, "f32": 4}
 
 manner = sys.argv[1] if len(sys.argv) > 1 else ""
 diary = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+if manner == "silent":
+    time.sleep(600)
 INVERTED = bytes(range(255, -1, -1))
 
 
