@@ -26,7 +26,9 @@ def _left(root: int) -> int:
         states[int(path.name)], parents[int(path.name)] = fields[0], int(fields[1])
         count += fields[0] != "Z" and any(sign in line for sign in _SIGNS)
     for pid, state in states.items():
-        if state == "Z":  # it has no command line any more
+        # One that ended has no command line any more. Those that the one above has to wait for, as
+        # a system's first process does for orphans, are not left by the action.
+        if state == "Z" and parents[pid] != root:
             above = parents[pid]
             while above not in (0, root):
                 above = parents.get(above, 0)

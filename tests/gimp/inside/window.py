@@ -240,7 +240,13 @@ def main() -> None:
     found: dict[str, Any]
     try:
         wait("the screen", lambda: hand("getdisplaygeometry"))
-        processes.append(subprocess.Popen(["openbox"], **quiet))
+        for _ in range(5):  # it dies at once now and then
+            processes.append(subprocess.Popen(["openbox"], **quiet))
+            time.sleep(1.5)
+            if processes[-1].poll() is None and hand("get_num_desktops"):
+                break
+        else:
+            raise RuntimeError("no window manager can be started")
         with (FOLDER / "gimp.log").open("wb") as log:
             gimp = [INPUTS["gimp"], "--no-splash", "--no-data", INPUTS["picture"]]
             processes.append(subprocess.Popen(gimp, stdout=log, stderr=log))
