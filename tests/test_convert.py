@@ -1053,23 +1053,53 @@ def test_what_cannot_be_loaded_again_is_not_kept(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.pth", "x.safetensors"]
 
 
-def test_two_at_once(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process makes the same file while ours is between writing and renaming."""
+@pytest.mark.parametrize("options", [(), ("--overwrite",)], ids=["once", "overwrite"])
+def test_two_at_once(checkpoint: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Two processes that read at the same time: both succeed, or one says that the other was first."""
     output = tmp_path / "x.safetensors"
-    code = "from vs_deblur.cli import main; main()"
-    command = [sys.executable, "-c", code, "models", "convert", str(checkpoint), "-o", str(output)]
-    ours = weights.load
+    # Each waits after it has looked at the output, until the other has as well.
+    program = f"""
+import time
+from pathlib import Path
+from vs_deblur import convert
+honest, here = convert.convert, Path({str(tmp_path)!r})
 
-    def between(model: str) -> Any:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(str(output))
-        assert done.stderr == ""
-        return ours(model)
+def read(*arguments):
+    while len(list(here.glob("*.part"))) < 2:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    return honest(*arguments)
 
-    monkeypatch.setattr(weights, "load", between)
-    assert convert(checkpoint, output).code == 0
-    same(ours(str(output)).network, small_mscnn(), picture())
+convert.convert = read
+from vs_deblur.cli import main
+main()
+"""
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "models",
+        "convert",
+        checkpoint,
+        "-o",
+        output,
+        *options,
+    ]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    codes = [process.returncode for process in both]
+    assert codes.count(0) == (2 if options else 1), said
+    for ended, (out, err) in zip(codes, said, strict=True):
+        if ended == 0:
+            assert out.startswith(str(output))
+            assert err == ""
+        else:
+            assert ended == 4
+            assert out == ""
+            assert err.startswith("vs-deblur: error: another file was put there in the meantime")
+            assert err.count("\n") == 1
+    same(load(str(output)).network, small_mscnn(), picture())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.pth", "x.safetensors"]
 
 
