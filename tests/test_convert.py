@@ -1055,7 +1055,7 @@ def test_what_cannot_be_loaded_again_is_not_kept(
 
 @pytest.mark.parametrize("options", [(), ("--overwrite",)], ids=["once", "overwrite"])
 def test_two_at_once(checkpoint: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Two processes that read at the same time: both succeed, or one says that the other was first."""
+    """Both succeed, or one says that the other was first."""
     output = tmp_path / "x.safetensors"
     # Each waits after it has looked at the output, until the other has as well.
     program = f"""
@@ -1074,17 +1074,8 @@ convert.convert = read
 from vs_deblur.cli import main
 main()
 """
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        "models",
-        "convert",
-        checkpoint,
-        "-o",
-        output,
-        *options,
-    ]
+    convert_it = ["models", "convert", str(checkpoint), "-o", str(output), *options]
+    command = [sys.executable, "-c", program, *convert_it]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen(command, **pipes) for _ in range(2)]
     said = [process.communicate(timeout=120) for process in both]
