@@ -28,6 +28,7 @@ from training.data import (
     load_high_speed,
     load_pairs,
     prepare,
+    soften,
 )
 from training.look import contact_sheet, plot
 from training.losses import (
@@ -335,6 +336,28 @@ def test_muon_trains_inner_kernels_and_adam_the_rest() -> None:
         inner = p.ndim == 4 and path.split(".")[0] not in ("head", "output", "feedback")
         assert id(p) in (muon if inner else adam), path
     assert not adam & muon
+
+
+def test_synthetic_samples_are_softened(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    """And real ones are not; without softness the draws are what they were."""
+    for share, is_changed in ((0.0, True), (1.0, False)):
+        settings: dict[str, Any] = {"real_share": share, "still_real_share": 0.0}
+        crisp = sampler_for(photos, tmp_path, **settings).draw(0, 1)
+        soft = sampler_for(photos, tmp_path, **settings, softness=3.0).draw(0, 1)
+        assert torch.equal(crisp.sharp, soft.sharp) != is_changed
+        assert torch.equal(crisp.blurred, soft.blurred) != is_changed
+    dot = torch.zeros(2, 1, 33, 33, 3, dtype=torch.uint8)
+    dot[:, :, 16, 16] = 255
+    softer = soften(dot, 1.5)[0, 0, ..., 0].float()
+    distance = torch.arange(33.0) - 16
+    spread = (softer.sum(0) * distance**2).sum() / softer.sum()
+    assert spread.sqrt() == pytest.approx(1.5, rel=0.1)
+    assert softer.sum() == pytest.approx(255, rel=0.1)
+    assert torch.equal(soften(dot, 1.5)[0], soften(dot, 1.5)[1])
+    flat = torch.full((2, 1, 9, 9, 3), 77, dtype=torch.uint8)
+    assert torch.equal(soften(flat, 1.5), flat)
 
 
 def test_the_papers_schedule() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from training.batched import Synthesiser
 from training.synthesis import SynthesisConfig, make_sequence, to_encoded, to_linear
@@ -94,6 +96,7 @@ def load_high_speed(path: Path, tau: int, period: int, linear: bool) -> PairSequ
     return PairSequence(path.stem, np.stack(blurred), np.stack(sharp[: len(blurred)]))
 
 
+_CRISP = 0.2  # standard deviation of a Gaussian that changes nothing, pixels
 _MOST_RANKS = 4096  # processes that draw batches of one run
 
 
@@ -120,6 +123,26 @@ def _augment(rng: np.random.Generator, pair: Tensor) -> Tensor:
     return pair
 
 
+def soften(pair: Tensor, sigma: float) -> Tensor:
+    """What a lens, a sensor's colour filters and a scaler leave of crisp pictures: a Gaussian.
+
+    Args:
+        pair: (2, T, H, W, 3) uint8, sRGB-encoded.
+        sigma: standard deviation, pixels.
+
+    Returns:
+        the same, softer.
+    """
+    reach = math.ceil(3 * sigma)
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    taps = (taps / taps.sum()).to(pair.device)
+    x = pair.permute(0, 1, 4, 2, 3).reshape(-1, 1, *pair.shape[2:4]).float()
+    x = F.pad(x, (reach,) * 4, mode="reflect")
+    x = F.conv2d(F.conv2d(x, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1))
+    planes = x.round().clamp(0, 255).to(torch.uint8)
+    return planes.view(*pair.shape[:2], 3, *pair.shape[2:4]).permute(0, 1, 3, 4, 2)
+
+
 class Sampler:
     """Draws the batch of any step: a pure function of (seed, step).
 
@@ -134,6 +157,9 @@ class Sampler:
         still_real_share: share of real samples in which one frame is repeated.
         sharp_share: share of real samples in which the sharp frames are also what goes in: footage
             without blur must stay as it is.
+        softness: synthetic samples are softened, what goes in and what is sharp alike, by a
+            Gaussian of a standard deviation between 0 and so many pixels: photographs that were
+            reduced are crisper than what cameras film.
         size: patch height and width; longest: most output frames T; m: frames on each side.
         batch: samples a step; seed: of every draw.
         live: where to make synthetic sequences anew for every sample (``cache`` and ``count`` mean
@@ -152,6 +178,7 @@ class Sampler:
         real_share: float,
         still_real_share: float,
         sharp_share: float = 0.0,
+        softness: float = 0.0,
         size: int,
         longest: int,
         m: int,
@@ -164,6 +191,7 @@ class Sampler:
         self.weights = total / total.sum() if len(total) else total
         self.synthesis, self.count, self.real_share = synthesis, count, real_share
         self.still_real_share, self.sharp_share = still_real_share, sharp_share
+        self.softness = softness
         self.size, self.m, self.batch, self.seed = size, m, batch, seed
         self.device = torch.device("cpu") if live is None else live
         self._live = None if live is None else Synthesiser(synthesis, self.photos, live, seed)
@@ -200,7 +228,8 @@ class Sampler:
         """
         need = count + 2 * self.m
         stack: tuple[Any, Any]
-        if made is None and (self._live is not None or self._is_real(rng)):
+        is_real = made is None and (self._live is not None or self._is_real(rng))
+        if is_real:
             sequence = self.pairs[int(rng.choice(len(self.pairs), p=self.weights))]
             t = int(rng.integers(max(len(sequence) - need, 0) + 1))
             sharp = bool(self.sharp_share) and rng.random() < self.sharp_share
@@ -223,6 +252,8 @@ class Sampler:
             pair = torch.from_numpy(
                 np.stack([np.stack([s[f][crop] for f in frames]) for s in stack])
             )
+        if self.softness and not is_real and (sigma := rng.uniform(0, self.softness)) > _CRISP:
+            pair = soften(pair, float(sigma))
         return _augment(rng, pair)
 
     def _is_real(self, rng: np.random.Generator) -> bool:

@@ -75,7 +75,7 @@ class Recipe:
         clip: largest norm of the gradient; average: decay of the exponential moving average.
         precision: "bf16" (autocast) or "fp32"; seed: of every draw.
         validate_every: steps between measurements on validation pairs.
-        real_share, still_real_share, sharp_share: see :class:`training.data.Sampler`.
+        real_share, still_real_share, sharp_share, softness: see :class:`training.data.Sampler`.
         synthetic_count: different synthetic sequences; photos: folder they are made from.
         live: make synthetic sequences anew for every sample, on the training's device.
         hold_out: keep every so-manieth photograph from training; 0: none.
@@ -116,6 +116,7 @@ class Recipe:
     real_share: float = 0.35
     still_real_share: float = 0.1
     sharp_share: float = 0.0
+    softness: float = 0.0
     synthetic_count: int = 2000
     live: bool = False
     hold_out: int = 0
@@ -235,6 +236,7 @@ def make_sampler(recipe: Recipe, data: Path, cache: Path, device: str = "cpu") -
         real_share=recipe.real_share,
         still_real_share=recipe.still_real_share,
         sharp_share=recipe.sharp_share,
+        softness=recipe.softness,
         size=recipe.size,
         longest=recipe.frames,
         m=m,
