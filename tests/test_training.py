@@ -338,9 +338,7 @@ def test_muon_trains_inner_kernels_and_adam_the_rest() -> None:
     assert not adam & muon
 
 
-def test_synthetic_samples_are_softened(
-    photos: list[Path], tmp_path: Path
-) -> None:
+def test_synthetic_samples_are_softened(photos: list[Path], tmp_path: Path) -> None:
     """And real ones are not; without softness the draws are what they were."""
     for share, is_changed in ((0.0, True), (1.0, False)):
         settings: dict[str, Any] = {"real_share": share, "still_real_share": 0.0}

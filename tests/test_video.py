@@ -19,6 +19,7 @@ from PIL import Image
 from tests import films
 from tests.films import Film
 from tests.invoke import Result, invoke
+from vs_deblur import journal
 from vs_deblur.avpixels import Colour
 from vs_deblur.cli import video
 from vs_deblur.cli._common import ModelSettings
@@ -248,7 +249,7 @@ def test_another_container_is_hinted_at_where_it_is_another(
     tmp_path: Path, suffix: str, hinted: bool
 ) -> None:
     source = Film().write(tmp_path / "in.mkv")
-    result = _refused(source, tmp_path / f"out{suffix}", "--preset", "nonsense")
+    result = _refused(source, tmp_path / f"out{suffix}", "--codec", "libsvtav1", "--preset", "99")
     assert "choose another --codec" in str(result.error)
     assert (".mkv takes everything" in str(result.error)) == hinted
 
@@ -434,7 +435,7 @@ def test_an_end_beyond_the_clip_is_an_error_that_loses_nothing(tmp_path: Path, c
     failed = command(source, target, *options, "--end", 10)
     assert failed.code == 3
     assert "the clip ended before frame 10 (--end)" in str(failed.error)
-    assert "out.mkv.part keeps what is done: --resume goes on" in failed.err
+    assert "out.mkv.part keeps what is done: add --resume to go on with it" in failed.err
     assert not target.exists()
     assert isinstance(failed.error, InputError)
     hint = str(failed.error.hint).split()[:3]
@@ -613,7 +614,6 @@ def test_a_shorter_or_longer_part_goes_on_with_the_same_chunks(
 
 def _late(target: Path) -> Callable[[], None]:
     """Stops when the journal has two chunks."""
-    from vs_deblur import journal
 
     part = target.with_name(target.name + ".part")
 
@@ -640,7 +640,7 @@ def test_resuming_with_other_settings_is_refused_by_name(
         run(engine, source, target, frames=Range(2), resume=True)
     with monkeypatch.context() as patch:
         patch.setattr("torch.get_num_threads", lambda: 63)
-        with pytest.raises(UsageError, match="another threads"):
+        with pytest.raises(UsageError, match=r"another threads \(\d+, now 63\)"):
             run(engine, source, target, resume=True)
     with monkeypatch.context() as patch:
         patch.setattr(engine, "tile_for", lambda height, width: 32)
@@ -650,17 +650,83 @@ def test_resuming_with_other_settings_is_refused_by_name(
         patch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
         with pytest.raises(UsageError, match="another environment"):
             run(engine, source, target, resume=True)
-    os.utime(source, (1, 1))
+    source.write_bytes(source.read_bytes() + b"more")
     with pytest.raises(UsageError, match="input"):
         run(engine, source, target, resume=True)
 
 
-def test_resume_begins_anew_where_the_part_file_is_something_else(
-    idle: Deblurrer, tmp_path: Path
+@pytest.mark.parametrize("options", [(), ("--resume",)])
+@pytest.mark.parametrize("content", [b"something else" * 100, b"x", journal.MAGIC[:-1] + b"?"])
+def test_a_part_file_of_somebody_else_is_not_destroyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, options: tuple[str, ...]
 ) -> None:
     source = Film().write(tmp_path / "in.mkv")
-    (tmp_path / "out.mkv.part").write_bytes(b"something else" * 100)
-    assert run(idle, source, tmp_path / "out.mkv", resume=True) == 8
+    part = tmp_path / "out.mkv.part"
+    part.write_bytes(content)
+    with monkeypatch.context() as patch:
+        _no_model(patch)
+        refused = command(source, tmp_path / "out.mkv", *options)
+    assert refused.code == 2
+    assert "not one of ours (" in str(refused.error)
+    assert part.read_bytes() == content
+    anew = command(source, tmp_path / "out.mkv", *options, "--overwrite", "--strength", 0)
+    assert anew.code == (2 if options else 0)
+
+
+def test_a_damaged_part_file_is_told_and_not_destroyed(tmp_path: Path) -> None:
+    """Bytes changed in the first, and in the second of its chunks."""
+    source = Film(frames=10).write(tmp_path / "in.mkv")
+    target, part = tmp_path / "out.mkv", tmp_path / "out.mkv.part"
+    options = ("--strength", 0, "--lossless", "--chunk", 4)
+    assert command(source, target, *options, "--end", 10).code == 3
+    kept = part.read_bytes()
+    found = journal.read(part)
+    assert found is not None
+    assert not found.is_damaged
+    for frames, place in ((0, found.chunks[0][1] - 200), (4, found.chunks[1][1] - 200)):
+        data = bytearray(kept)
+        data[place] ^= 0x20
+        part.write_bytes(data)
+        refused = command(source, target, *options)
+        assert refused.code == 2
+        assert "keeps a run that was ended" in str(refused.error)
+        assert part.read_bytes() == data
+        again = command(source, target, *options, "--resume")
+        assert again.code == 0, again.error
+        assert f"is damaged after frame {frames}: what follows is made anew" in again.err
+        assert len(list(films.raw_frames(target))) == 10
+        target.unlink()
+
+
+def test_a_clip_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+    """A copy, with another time of change, is the same clip."""
+    source = Film(frames=10).write(tmp_path / "in.mkv")
+    target = tmp_path / "out.mkv"
+    options = ("--strength", 0, "--lossless", "--chunk", 4)
+    assert command(source, target, *options, "--end", 10).code == 3
+    os.utime(source, (1, 1))
+    again = command(source, target, *options, "--resume")
+    assert again.code == 0, again.error
+    assert "going on after 8 frames" in again.err
+    assert "done: 10 frames" in again.err
+
+
+def test_a_first_frame_beyond_the_clip_is_refused_before_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Film("libx264", frames=10).write(tmp_path / "in.mp4")
+    _no_model(monkeypatch)
+    refused = command(source, tmp_path / "out.mkv", "--start", 10)
+    assert refused.code == 3
+    assert "there is no frame 10: the clip has 10" in str(refused.error)
+
+
+def test_an_mp4_without_its_index_is_called_cut_off(tmp_path: Path) -> None:
+    source = Film("libx264", frames=10).write(tmp_path / "in.mp4")
+    source.write_bytes(source.read_bytes()[:-300])
+    refused = command(source, tmp_path / "out.mkv")
+    assert refused.code == 3
+    assert "the file is cut off" in str(refused.error)
 
 
 # ------------------------------------------------------------------------------------ faults: input
@@ -923,9 +989,11 @@ def test_outputs_that_cannot_be_are_refused_before_the_model_is_loaded(
         ([tmp_path / "out.mkv", "--codec", "nonsense"], 2, "nonsense"),
         ([tmp_path / "out.mkv", "--codec", "aac"], 2, "not a video codec"),
         ([tmp_path / "out.mkv", "--codec", "ffv1", "--crf", 3], 2, "ffv1 has no crf"),
+        ([tmp_path / "out.mkv", "--crf", 99], 2, "crf must be 0..51 for libx264, got 99"),
+        ([tmp_path / "out.webm", "--crf", 64], 2, "crf must be 0..63 for libvpx-vp9, got 64"),
         ([tmp_path / "out.mkv", "--lossless", "--crf", 3], 2, "exclude"),
         ([tmp_path / "out.mkv", "--codec", "mpeg4", "--lossless"], 2, "lossless"),
-        ([tmp_path / "out.mkv", "--preset", "nonsense"], 4, "preset=nonsense"),
+        ([tmp_path / "out.mkv", "--preset", "nonsense"], 2, "has no preset 'nonsense'"),
         ([tmp_path / "out.mkv", "--start", 3, "--end", 2], 2, "--end"),
     ]
     for arguments, code, what in cases:

@@ -149,7 +149,7 @@ def test_a_known_network_without_weights_is_never_run_untrained(folder: Path, mo
 def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
     path = tmp_path / "absent.safetensors"
     assert f"no such weights file ({path})" in refusal(path)
-    assert "no such weights file" in refusal(tmp_path)  # a folder
+    assert f"a folder is no weights file ({tmp_path})" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(

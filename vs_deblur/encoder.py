@@ -39,6 +39,11 @@ CONTAINERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 }
 # Constant quality that looks like its source.
 _CRF = {"libx264": 17, "libx264rgb": 17, "libx265": 18, "libvpx-vp9": 22, "libsvtav1": 22}
+# What the encoders take; beyond it they take something else in silence, or fail without a word.
+_CRF_MOST = {"libx264": 51, "libx264rgb": 51, "libx265": 51, "libvpx-vp9": 63, "libsvtav1": 63}
+_SPEEDS = "ultrafast superfast veryfast faster fast medium slow slower veryslow placebo"
+_X_PRESETS = tuple(_SPEEDS.split())
+_PRESETS = {"libx264": _X_PRESETS, "libx264rgb": _X_PRESETS, "libx265": _X_PRESETS}
 _ALWAYS = {
     "libx265": {"x265-params": "log-level=error"},
     "libvpx-vp9": {"row-mt": "1", "cpu-used": "3"},
@@ -233,6 +238,12 @@ def _options(codec: str, wanted: Wanted) -> dict[str, str]:
     for name in ("crf", "preset"):
         if getattr(wanted, name) is not None and name not in known:
             raise UsageError(f"{codec} has no {name}", f"--{name}")
+    most = _CRF_MOST.get(codec)
+    if wanted.crf is not None and most is not None and not 0 <= wanted.crf <= most:
+        raise UsageError(f"crf must be 0..{most} for {codec}, got {wanted.crf:g}", "--crf")
+    presets = _PRESETS.get(codec)
+    if wanted.preset is not None and presets is not None and wanted.preset not in presets:
+        raise UsageError(f"{codec} has no preset {wanted.preset!r}", "--preset", " ".join(presets))
     chosen = dict(_ALWAYS.get(codec, {}))
     if wanted.lossless:
         if codec not in _LOSSLESS:

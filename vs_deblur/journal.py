@@ -55,6 +55,7 @@ class Contents:
         order: the frame that each packet shows, in the order of decoding.
         chunks: for each chunk its number of frames, and where it ends: bytes, frames, packets.
         size: bytes that count.
+        is_damaged: whether what follows them was changed, not only cut off.
     """
 
     settings: dict[str, object]
@@ -62,6 +63,7 @@ class Contents:
     order: list[int]
     chunks: list[tuple[int, int, int, int]]
     size: int
+    is_damaged: bool = False
 
     def drop_last(self) -> None:
         """Forget the last chunk."""
@@ -100,6 +102,27 @@ def _records(file: BinaryIO, *, payloads: bool) -> Iterator[tuple[bytes, bytes, 
         yield kind, payload if payloads or kind != b"P" else payload[: _PACKET.size], position
 
 
+def is_one(path: Path) -> bool:
+    """Whether a file is a journal, or the beginning of one."""
+    with path.open("rb") as file:
+        head = file.read(len(MAGIC))
+    return head == MAGIC[: len(head)]
+
+
+def _is_changed(file: BinaryIO, position: int) -> bool:
+    """Whether what follows the last good record is more than a record that was cut off.
+
+    Zeros are what a loss of power may leave of what was not yet on the disk.
+    """
+    rest = os.fstat(file.fileno()).st_size - position
+    file.seek(position)
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size or not any(head):
+        return False
+    kind, size, _ = _HEAD.unpack(head)
+    return kind not in b"HFPE" or size <= rest - _HEAD.size
+
+
 def read(path: Path) -> Contents | None:
     """What is in a journal; None if the file is none or has not even its settings."""
     with path.open("rb") as file:
@@ -114,6 +137,7 @@ def read(path: Path) -> Contents | None:
         if not isinstance(settings, dict) or _dump(settings) != first[1]:
             return None
         found = Contents(settings, [], [], [], first[2])
+        position = first[2]
         for kind, payload, position in records:
             if kind == b"F":
                 found.times.append(_FRAME.unpack(payload))
@@ -123,6 +147,7 @@ def read(path: Path) -> Contents | None:
                 frames, packets = len(found.times), len(found.order)
                 found.chunks.append((_END.unpack(payload)[0], position, frames, packets))
                 found.size = position
+        found.is_damaged = _is_changed(file, position)
     frames, packets = found.chunks[-1][2:] if found.chunks else (0, 0)
     del found.times[frames:], found.order[packets:]
     return found

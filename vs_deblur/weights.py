@@ -194,6 +194,8 @@ def locate(model: str, kind: str = "video") -> tuple[Path, Card | None]:
         path = path.expanduser()
         if path.is_file():
             return path, None
+        if path.is_dir():
+            raise WeightsError("a folder is no weights file", model, "give a safetensors file")
     # not allowed to look, a name too long, no such home, a name that cannot be
     except (OSError, RuntimeError, ValueError) as error:
         raise unreadable(model, error) from error
@@ -239,7 +241,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         what = _explain(path, error)
-        hint = "nothing in a pickle is ever run; `vs-deblur models convert` reads checkpoints"
+        hint = None
+        if "checkpoint" in what:
+            hint = "nothing in a pickle is ever run; `vs-deblur models convert` reads checkpoints"
         raise WeightsError(f"weights cannot be read: {what}", str(path), hint) from error
     check_finite(state, path)
     return state, metadata

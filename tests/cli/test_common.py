@@ -399,10 +399,18 @@ def test_a_failure_leaves_the_part_and_nothing_where_there_was_nothing(tmp_path:
     assert [p.name for p in tmp_path.iterdir()] == ["out.y4m.part"]
 
 
-def test_an_old_part_is_written_anew(tmp_path: Path) -> None:
-    (tmp_path / "out.y4m.part").write_bytes(b"of an earlier run")
-    with OutputFile(tmp_path / "out.y4m") as output:
+def test_an_old_part_is_written_anew_if_that_is_asked_for(tmp_path: Path) -> None:
+    part = tmp_path / "out.y4m.part"
+    part.write_bytes(b"90,000 frames of an earlier run")
+    with pytest.raises(UsageError, match=r"the part file of another run is there .*--overwrite"):
+        OutputFile(tmp_path / "out.y4m")
+    assert part.read_bytes() == b"90,000 frames of an earlier run"
+    with OutputFile(tmp_path / "out.y4m", overwrite=True) as output:
         assert output.part.read_bytes() == b""
+    (tmp_path / "out.y4m").unlink()
+    part.write_bytes(b"")
+    with OutputFile(tmp_path / "out.y4m"):  # what a run that wrote nothing left
+        pass
 
 
 def test_a_link_in_the_place_of_the_part_is_not_followed(tmp_path: Path) -> None:
@@ -549,6 +557,7 @@ def test_what_appears_in_the_meantime_is_not_replaced(
         assert path.read_bytes() == b"of another program"
         assert path.with_suffix(".y4m.part").read_bytes() == b"of ours"
         path.unlink()
+        path.with_suffix(".y4m.part").unlink()
         make(appears=False)
         assert [p.name for p in tmp_path.iterdir()] == ["out.y4m"]
         path.unlink()

@@ -228,7 +228,7 @@ def test_video_keeps_what_was_done_when_the_device_fails(
     target = tmp_path / "out.mkv"
     failed = run("video", tmp_path / "in.mkv", target, *CPU, *options, before=lost).finish()
     assert "the device failed" in refusal(failed, 6)
-    assert "out.mkv.part keeps what is done: --resume goes on" in failed.err
+    assert "out.mkv.part keeps what is done: add --resume to go on with it" in failed.err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mkv", "out.mkv.part"]
     found = journal.read(tmp_path / "out.mkv.part")
     assert found is not None

@@ -74,7 +74,7 @@ class OutputFile:
         path: the file to make.
         overwrite: whether a file of that name may be replaced.
         inputs: files that must not be the output.
-        keep_part: whether a part file that is there is to be gone on with, not emptied.
+        keep_part: whether a part file that is there is the caller's to judge, and not emptied.
         private: whether the part file is of this process alone and goes away on an error: for
             what is written in one go, maybe by two processes at once.
 
@@ -85,7 +85,7 @@ class OutputFile:
         special: whether the path is a pipe or a device.
 
     Raises:
-        UsageError: the output is one of the inputs, or exists.
+        UsageError: the output is one of the inputs, or it or its part file exists.
         OutputError: the folder is missing or cannot be written to, or the path is a folder.
     """
 
@@ -104,6 +104,7 @@ class OutputFile:
         self._locked: int | None = None  # a descriptor of the part file
         self.special = False
         self._overwrite = overwrite
+        self._may_be_emptied = overwrite or keep_part or private
         self._check(overwrite, inputs)
         ending = f".{os.getpid()}.part" if private else ".part"
         self.part = self.path if self.special else self.path.with_name(self.path.name + ending)
@@ -139,6 +140,14 @@ class OutputFile:
                 with contextlib.suppress(OSError):
                     if os.path.samestat(found, Path(source).stat()):
                         raise UsageError("output would be written over the input", str(self.part))
+            if found.st_size and stat.S_ISREG(found.st_mode) and not self._may_be_emptied:
+                if self._is_written_elsewhere():
+                    raise self._taken()
+                raise UsageError(
+                    "the part file of another run is there",
+                    str(self.part),
+                    "use --overwrite to replace it, or another name",
+                )
         try:
             self._make_part()
         except OutputError:
@@ -184,6 +193,18 @@ class OutputFile:
             raise refusal
         return fd
 
+    def _is_written_elsewhere(self) -> bool:
+        """Whether another process writes the part file now."""
+        fd = self._open()
+        try:
+            return not _lock(fd, self.part)
+        finally:
+            os.close(fd)
+
+    def _taken(self) -> OutputError:
+        hint = "wait, or give another name"
+        return OutputError("another run writes this output", str(self.path), hint)
+
     def _take(self) -> None:
         """Lock the part file, and empty it if it is to be made anew."""
         try:
@@ -201,9 +222,7 @@ class OutputFile:
             raise OutputError(f"cannot write: {reason(error)}", str(self.part)) from error
         if not is_ours:
             os.close(fd)
-            raise OutputError(
-                "another run writes this output", str(self.path), "wait, or give another name"
-            )
+            raise self._taken()
         if sys.platform == "win32":  # a file that is open cannot be renamed there
             os.close(fd)
         else:

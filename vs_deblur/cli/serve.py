@@ -142,10 +142,7 @@ def _destination(output: str, source: str, overwrite: bool) -> Iterator[Destinat
             yield Destination(fd, "stdout")
         return
     inputs = () if source == "-" else (source,)
-    target = OutputFile(output, overwrite=overwrite, inputs=inputs)
-    if not target.special and target.part.stat().st_size:
-        note(f"{target.part} is of an earlier run: it is written anew")
-    with target as file:
+    with OutputFile(output, overwrite=overwrite, inputs=inputs) as file:
         try:
             opened = file.part.open("wb", buffering=0)
         except OSError as error:

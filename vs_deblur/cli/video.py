@@ -77,10 +77,10 @@ def _settings(job: Job, deblurrer: Deblurrer, model: ModelSettings) -> dict[str,
 
     from vs_deblur._version import __version__
 
-    found, recipe, info = Path(job.reader.path).stat(), job.recipe, job.reader.info
+    recipe, info = job.recipe, job.reader.info
     is_cpu = deblurrer.device.type == "cpu"
     return {
-        "input": [found.st_size, found.st_mtime_ns],
+        "input": _fingerprint(Path(job.reader.path)),
         "model": deblurrer.model,
         "weights": _digest(deblurrer),
         "device": "cpu" if is_cpu else torch.cuda.get_device_name(deblurrer.device),
@@ -99,6 +99,18 @@ def _settings(job: Job, deblurrer: Deblurrer, model: ModelSettings) -> dict[str,
         "encoder": [recipe.codec, recipe.pix_fmt, recipe.gop, sorted(recipe.options.items())],
         "versions": [__version__, str(torch.__version__), av.__version__],
     }
+
+
+def _fingerprint(path: Path) -> list[object]:
+    """What tells a clip from others, wherever it lies: its size, its beginning and its end."""
+    import hashlib
+
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(1 << 20))
+        file.seek(max(size - (1 << 20), 0))
+        digest.update(file.read(1 << 20))
+    return [size, digest.hexdigest()]
 
 
 def _digest(deblurrer: Deblurrer) -> str:
@@ -127,10 +139,11 @@ def _resumable(
         return None
     wrong = sorted(k for k in settings if _plain(settings[k]) != contents.settings.get(k))
     if wrong:
+        told = (_told(k, contents.settings.get(k), settings[k]) for k in wrong)
         raise UsageError(
-            f"the run to be resumed had another {', '.join(wrong)}",
+            f"the run to be resumed had another {', '.join(told)}",
             str(part),
-            "give the same options and files, or start anew without --resume",
+            "give the same options and files, or start anew with --overwrite",
         )
     # A short chunk is the end of a clip, or of the part of it that was asked for then.
     while contents.chunks and (
@@ -139,6 +152,46 @@ def _resumable(
     ):
         contents.drop_last()
     return contents
+
+
+def _told(name: str, then: object, now: object) -> str:
+    """A setting that differs; with both values where they say something to a reader."""
+    if (
+        all(isinstance(value, str | int | float | None) for value in (then, now))
+        and name != "weights"
+    ):
+        return f"{name} ({then}, now {now})"
+    return name
+
+
+def _check_part(part: Path, *, resume: bool) -> None:
+    """See that no run, and nothing of somebody else's, is lost without being asked for.
+
+    Raises:
+        UsageError: it would be.
+    """
+    from vs_deblur import journal
+
+    if not part.stat().st_size:
+        return
+    if not journal.is_one(part):
+        raise UsageError(
+            "the part file is not one of ours", str(part), "remove it, or use --overwrite"
+        )
+    contents = journal.read(part)
+    frames = len(contents.times) if contents else 0
+    is_damaged = contents is not None and contents.is_damaged
+    if resume:
+        if is_damaged:
+            warn(f"{part} is damaged after frame {frames}: what follows is made anew")
+        elif not frames:
+            note(f"{part} holds no whole chunk: it begins anew (--chunk makes them shorter)")
+    elif frames or is_damaged:
+        raise UsageError(
+            "the part file keeps a run that was ended",
+            str(part),
+            "use --resume to go on or --overwrite to start anew",
+        )
 
 
 def _has_chunks(part: Path) -> bool:
@@ -352,6 +405,11 @@ def prepare(
     from vs_deblur.remux import plan_copies
 
     reader = open_video(source, allow_interlaced=allow_interlaced)
+    length = reader.info.length
+    if length is not None and frames.start >= length:
+        raise InputError(
+            f"there is no frame {frames.start}: the clip has {length}", reader.path, "see --start"
+        )
     chunk = chunk or chunk_length(model.segment)
     recipe = choose(reader, target, wanted, chunk)
     return Job(reader, frames, recipe, plan_copies(reader.path, recipe.container), chunk)
@@ -385,11 +443,14 @@ def deblur_file(
                 deblurrer, model, target, resume=resume, check=stop.check, progress=progress
             )
         except (Stopped, InputError, EngineError, DeviceError) as end:
-            if _has_chunks(target.part):
-                how = "the same command with " if isinstance(end, Stopped) else ""
-                note(f"{target.part} keeps what is done: {how}--resume goes on")
+            if not _has_chunks(target.part):
+                note("no chunk is whole yet: nothing is kept (--chunk makes them shorter)")
+            else:
+                how = "the same command with" if isinstance(end, Stopped) else "add"
+                note(f"{target.part} keeps what is done: {how} --resume to go on with it")
             raise
         seconds = time.perf_counter() - begin
+        bar.done = count
         bar.finish()
     return Result(count, seconds, deblurrer.describe())
 
@@ -443,12 +504,8 @@ def command(
     target = OutputFile(output, overwrite=overwrite, inputs=(source,), keep_part=True)
     if target.special:
         raise OutputError("output is not a file", str(output))
-    if not (resume or overwrite) and _has_chunks(target.part):
-        raise UsageError(
-            "the part file keeps a run that was ended",
-            str(target.part),
-            "use --resume to go on or --overwrite to start anew",
-        )
+    if resume or not overwrite:
+        _check_part(target.part, resume=resume)
     with target:
         job = prepare(
             source,

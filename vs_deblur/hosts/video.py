@@ -167,6 +167,8 @@ class VideoReader:
         except (av.error.FFmpegError, OSError) as error:
             if isinstance(error, InputError):
                 raise
+            if is_cut_off(Path(self.path)):
+                raise self._cut_off() from error
             raise InputError(f"cannot be read as a video: {reason(error)}", self.path) from error
 
     def _first_frame(self, container: InputContainer, stream: VideoStream) -> VideoFrame:
@@ -182,7 +184,17 @@ class VideoReader:
                 return frame
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(f"frame 0 cannot be decoded: {reason(error)}", self.path) from error
+        if is_cut_off(Path(self.path)):
+            raise self._cut_off()
         raise InputError("there is no frame in it", self.path)
+
+    def _cut_off(self) -> InputError:
+        """The error for a file whose frames cannot even be found."""
+        return InputError(
+            "the file is cut off before its first frame, or before what says where frames are",
+            self.path,
+            "copy it again, or have a tool for broken recordings mend it",
+        )
 
     def _refuse_interlaced(self, what: str) -> None:
         if not self.allow_interlaced:
