@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.cli.clips import clip, make_video, planes_of, split
 from tests.cli.conftest import StartRun
-from tests.cli.processes import LIMIT, Result, children
+from tests.cli.processes import LIMIT, Result, children, eventually
 from tests.disks import disk
 from tests.hostile import Hostile, save_hostile
 from tests.pictures import jpeg, pillow, png, waves
@@ -654,6 +654,30 @@ def test_a_picture_that_does_not_fit_ends_no_batch(
         assert "1 of 3 could not be done" in last
         assert "done: 2 of 3 photos" in result.err
         assert sorted(p.name for p in out.iterdir()) == ["a.png", "c.png"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_the_doctor_for_gimp_leaves_no_worker(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """It is the one command that has a child: the worker that GIMP would start."""
+    profile = tmp_path / "GIMP" / "3.0"
+    profile.mkdir(parents=True)
+    command = [sys.executable, "-m", "vs_deblur", "gimp"]
+    where = ["--profile", str(profile)]
+    subprocess.run([*command, "install", *where], check=True, capture_output=True, timeout=LIMIT)
+    with subprocess.Popen(
+        [*command, "doctor", *where], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as doctor:
+        assert doctor.stdout is not None
+        for line in doctor.stdout:  # until the worker has said hello
+            if b"worker" in line:
+                break
+        started = children(doctor.pid)
+        assert len(started) == 1
+        doctor.send_signal(number)
+        assert doctor.wait(LIMIT) == code
+    eventually(lambda: not Path(f"/proc/{started[0]}").exists())
 
 
 def test_without_a_home_folder(tmp_path: Path) -> None:
