@@ -668,6 +668,7 @@ def test_a_part_file_of_somebody_else_is_not_destroyed(
         refused = command(source, tmp_path / "out.mkv", *options)
     assert refused.code == 2
     assert "not one of ours (" in str(refused.error)
+    assert str(refused.error).endswith("--overwrite without --resume" if options else "--overwrite")
     assert part.read_bytes() == content
     anew = command(source, tmp_path / "out.mkv", *options, "--overwrite", "--strength", 0)
     assert anew.code == (2 if options else 0)

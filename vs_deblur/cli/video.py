@@ -175,9 +175,8 @@ def _check_part(part: Path, *, resume: bool) -> None:
     if not part.stat().st_size:
         return
     if not journal.is_one(part):
-        raise UsageError(
-            "the part file is not one of ours", str(part), "remove it, or use --overwrite"
-        )
+        hint = "remove it, or use --overwrite" + (" without --resume" if resume else "")
+        raise UsageError("the part file is not one of ours", str(part), hint)
     contents = journal.read(part)
     frames = len(contents.times) if contents else 0
     is_damaged = contents is not None and contents.is_damaged
