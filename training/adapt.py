@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from training.data import PairSequence, Sampler, load_pairs
-from training.train import Recipe, Trainer, validation_gain, weights_at
+from training.data import PairSequence, load_pairs
+from training.train import Recipe, Trainer, sampler_of, validation_gain, weights_at
 from vs_deblur import weights
 from vs_deblur.errors import InputError
 from vs_deblur_models.registry import config_of, from_state, save_network
@@ -165,22 +165,8 @@ def adapt(
     trained, held_out = split(load_pairs(pairs), share)
     spec = loaded.network.spec
     recipe = recipe_for(loaded.network, steps, rate, patch_size(spec, trained, size), seed)
-    sampler = Sampler(
-        pairs=trained,
-        weights=[float(len(s)) for s in trained],
-        synthesis=recipe.synthesis,
-        photos=(),
-        cache=run / "sequences",
-        count=0,
-        real_share=recipe.real_share,
-        still_real_share=recipe.still_real_share,
-        sharp_share=recipe.sharp_share,
-        size=recipe.size,
-        longest=recipe.frames,
-        m=spec.look_behind,
-        batch=recipe.batch,
-        seed=recipe.seed,
-    )
+    shares = [float(len(s)) for s in trained]
+    sampler = sampler_of(recipe, trained, shares, (), run / "sequences")
     network = loaded.network.to(device, memory_format=torch.channels_last)
     before = {s.name: validation_gain(network, s, _FRAMES) for s in held_out}
     trainer = Trainer(recipe, sampler, run, device, initial=loaded.path)

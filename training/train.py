@@ -224,13 +224,33 @@ def make_sampler(recipe: Recipe, data: Path, cache: Path, device: str = "cpu") -
         weights += [video.weight / len(video.taus)] * len(video.taus)
     photos = images(data / recipe.photos)
     kept = set(recipe.kept_from_training(photos))
+    photos = [p for p in photos if p not in kept]
+    return sampler_of(recipe, pairs, weights, photos, cache, device)
+
+
+def sampler_of(
+    recipe: Recipe,
+    pairs: Sequence[PairSequence],
+    weights: Sequence[float],
+    photos: Sequence[Path],
+    cache: Path,
+    device: str = "cpu",
+) -> Sampler:
+    """A sampler with a recipe's settings, of pairs and photographs that are given.
+
+    Args:
+        recipe: what is trained.
+        pairs, weights: real sequences, and how often each is drawn.
+        photos: sharp photographs for the synthesis.
+        cache, device: as :func:`make_sampler`.
+    """
     with torch.device("meta"):
         m = int(build_network(recipe.network, recipe.config).spec.look_behind)
     return Sampler(
         pairs=pairs,
         weights=weights,
         synthesis=recipe.synthesis,
-        photos=[p for p in photos if p not in kept],
+        photos=photos,
         cache=cache,
         count=recipe.synthetic_count,
         real_share=recipe.real_share,

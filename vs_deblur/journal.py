@@ -137,8 +137,9 @@ def read(path: Path) -> Contents | None:
         if not isinstance(settings, dict) or _dump(settings) != first[1]:
             return None
         found = Contents(settings, [], [], [], first[2])
-        position = first[2]
+        end = first[2]
         for kind, payload, position in records:
+            end = position
             if kind == b"F":
                 found.times.append(_FRAME.unpack(payload))
             elif kind == b"P":
@@ -147,7 +148,7 @@ def read(path: Path) -> Contents | None:
                 frames, packets = len(found.times), len(found.order)
                 found.chunks.append((_END.unpack(payload)[0], position, frames, packets))
                 found.size = position
-        found.is_damaged = _is_changed(file, position)
+        found.is_damaged = _is_changed(file, end)
     frames, packets = found.chunks[-1][2:] if found.chunks else (0, 0)
     del found.times[frames:], found.order[packets:]
     return found

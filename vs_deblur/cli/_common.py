@@ -61,18 +61,14 @@ def _translate(error: BaseException) -> BaseException:
     stop = _signals.current_stop()
     if isinstance(error, _signals.Interrupted | KeyboardInterrupt):
         return Stopped(stop.signum or 2, stop.frames)
-    if isinstance(error, Stopped):
+    if isinstance(error, DeblurError):
         return error
     # An import that is interrupted raises whatever it likes.
-    if stop.signum is not None and not isinstance(error, DeblurError):
+    if stop.signum is not None:
         return Stopped(stop.signum, stop.frames)
     if isinstance(error, BrokenPipeError):
         return ReaderClosed(stop.frames)
-    if (
-        isinstance(error, OSError)
-        and error.errno in _NO_ROOM
-        and not isinstance(error, DeblurError)
-    ):
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return OutputError(f"cannot write: {reason(error)}", error.filename)
     if isinstance(error, MemoryError):
         return OutOfMemoryError("out of memory", "cpu", "close other programs")

@@ -104,7 +104,6 @@ class OutputFile:
         self._locked: int | None = None  # a descriptor of the part file
         self.special = False
         self._overwrite = overwrite
-        self._may_be_emptied = overwrite or keep_part or private
         self._check(overwrite, inputs)
         ending = f".{os.getpid()}.part" if private else ".part"
         self.part = self.path if self.special else self.path.with_name(self.path.name + ending)
@@ -134,20 +133,7 @@ class OutputFile:
     def _probe(self, inputs: tuple[str | Path, ...]) -> None:
         """Create the part file: the one sure way to know that it can be written."""
         folder = self.path.parent
-        with contextlib.suppress(OSError):
-            found = self.part.stat()
-            for source in inputs:
-                with contextlib.suppress(OSError):
-                    if os.path.samestat(found, Path(source).stat()):
-                        raise UsageError("output would be written over the input", str(self.part))
-            if found.st_size and stat.S_ISREG(found.st_mode) and not self._may_be_emptied:
-                if self._is_written_elsewhere():
-                    raise self._taken()
-                raise UsageError(
-                    "the part file of another run is there",
-                    str(self.part),
-                    "use --overwrite to replace it, or another name",
-                )
+        self._check_part(inputs)
         try:
             self._make_part()
         except OutputError:
@@ -158,6 +144,27 @@ class OutputFile:
                     raise OutputError("no files can be made in this folder", str(folder)) from error
                 raise OutputError("no such folder", str(folder), "create it first") from error
             raise OutputError(f"cannot write: {reason(error)}", str(folder)) from error
+
+    def _check_part(self, inputs: tuple[str | Path, ...]) -> None:
+        """See that a part file that is there may be written on."""
+        try:
+            found = self.part.stat()
+        except OSError:  # there is none, or what it is shows when it is opened
+            return
+        for source in inputs:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(found, Path(source).stat()):
+                    raise UsageError("output would be written over the input", str(self.part))
+        if self._overwrite or self._keep_part or self._private:
+            return
+        if found.st_size and stat.S_ISREG(found.st_mode):
+            if self._is_written_elsewhere():
+                raise self._taken()
+            raise UsageError(
+                "the part file of another run is there",
+                str(self.part),
+                "use --overwrite to replace it, or another name",
+            )
 
     def _make_part(self) -> None:
         try:
@@ -227,8 +234,9 @@ class OutputFile:
             os.close(fd)
         else:
             self._locked = fd
-        with contextlib.suppress(OSError):
-            bring_to_disk(self.part.parent)
+        if self._keep_part:  # or its chunks would be on the disk, and its name not
+            with contextlib.suppress(OSError):
+                bring_to_disk(self.part.parent)
 
     def commit(self) -> None:
         """Put the finished file in its place.

@@ -511,8 +511,8 @@ def command(
     if failed:
         # The exit code is that of what all of them lacked; of several things, that of bad input.
         codes = {error.exit_code for error in failed}
-        kind_of_all = {6: OutOfMemoryError, 1: EngineError}.get(min(codes), InputError)
         count = f"{len(failed)} of {done + there + len(failed)}"
-        raise (kind_of_all if len(codes) == 1 else InputError)(
-            f"{count} could not be done", None, "see above"
-        )
+        kind_of_error: type[DeblurError] = InputError
+        if len(codes) == 1:
+            kind_of_error = {6: OutOfMemoryError, 1: EngineError}.get(codes.pop(), InputError)
+        raise kind_of_error(f"{count} could not be done", None, "see above")

@@ -134,7 +134,14 @@ def _resumable(
     """
     from vs_deblur import journal
 
-    contents = journal.read(part) if part.exists() else None
+    if not part.stat().st_size:
+        return None
+    contents = journal.read(part)
+    frames = len(contents.times) if contents else 0
+    if contents is not None and contents.is_damaged:
+        warn(f"{part} is damaged after frame {frames}: what follows is made anew")
+    elif not frames:
+        note(f"{part} holds no whole chunk: it begins anew (--chunk makes them shorter)")
     if contents is None:
         return None
     wrong = sorted(k for k in settings if _plain(settings[k]) != contents.settings.get(k))
@@ -177,15 +184,10 @@ def _check_part(part: Path, *, resume: bool) -> None:
     if not journal.is_one(part):
         hint = "remove it, or use --overwrite" + (" without --resume" if resume else "")
         raise UsageError("the part file is not one of ours", str(part), hint)
+    if resume:  # it is read, and judged, when it is gone on with
+        return
     contents = journal.read(part)
-    frames = len(contents.times) if contents else 0
-    is_damaged = contents is not None and contents.is_damaged
-    if resume:
-        if is_damaged:
-            warn(f"{part} is damaged after frame {frames}: what follows is made anew")
-        elif not frames:
-            note(f"{part} holds no whole chunk: it begins anew (--chunk makes them shorter)")
-    elif frames or is_damaged:
+    if contents is not None and (contents.chunks or contents.is_damaged):
         raise UsageError(
             "the part file keeps a run that was ended",
             str(part),
