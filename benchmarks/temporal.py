@@ -184,6 +184,11 @@ class Broken:
         return np.asarray(self.place == 0)
 
     @property
+    def far(self) -> NDArray[np.bool_]:
+        """Which lie in the second half of a segment: what a border does falls off behind it."""
+        return np.asarray(self.place >= self.setting.segment // 2)
+
+    @property
     def more(self) -> NDArray[np.float64]:
         """How much more the correction changes than in the unbroken run, code values."""
         return self.changes - self.usual
@@ -260,9 +265,36 @@ def permutation_p(
     return float((1 + (statistic(drawn) >= observed).sum()) / (1 + rounds))
 
 
+def interval(
+    groups: Sequence[tuple[NDArray[np.float64], NDArray[np.bool_]]], rounds: int = 9999
+) -> tuple[float, float]:
+    """95 % interval of the difference of the means, labelled less others, by the bootstrap.
+
+    Args:
+        groups: values of each, and which of them are labelled; both are drawn anew within groups.
+        rounds: draws.
+
+    Returns:
+        lower and upper end.
+    """
+    rng = np.random.default_rng(0)
+    means = []
+    for wanted in (True, False):
+        parts = [values[chosen == wanted] for values, chosen in groups]
+        drawn = [rng.choice(part, (rounds, part.size)).sum(axis=1) for part in parts if part.size]
+        means.append(np.sum(drawn, axis=0) / sum(part.size for part in parts))
+    low, high = np.quantile(means[0] - means[1], (0.025, 0.975))
+    return float(low), float(high)
+
+
 def border_row(model: str, clips: Sequence[Broken]) -> Row:
     """The figures of one setting over clips."""
     at = np.concatenate([c.at_border for c in clips])
+    far = np.concatenate([c.far for c in clips])
+    compared = [c.at_border | c.far for c in clips]
+    low, high = interval(
+        [(c.more[k], c.at_border[k]) for c, k in zip(clips, compared, strict=True)]
+    )
     errors, more, usual = (
         np.concatenate([getattr(c, name) for c in clips]) for name in ("errors", "more", "usual")
     )
@@ -274,12 +306,18 @@ def border_row(model: str, clips: Sequence[Broken]) -> Row:
         "borders": int(at.sum()),
         "psnr_at_border": decibels(float(errors[at].mean())),
         "psnr_worst": decibels(float(errors[at].max())),
-        "psnr_elsewhere": decibels(float(errors[~at].mean())),
+        "psnr_far": decibels(float(errors[far].mean())),
         "usual_change": float(usual.mean()),
         "more_at_border": float(more[at].mean()),
-        "more_elsewhere": float(more[~at].mean()),
-        "p_paired": permutation_p([(c.more, c.at_border) for c in clips]),
-        "p_alone": permutation_p([(c.changes, c.at_border) for c in clips]),
+        "more_far": float(more[far].mean()),
+        "difference_low": low,
+        "difference_high": high,
+        "p_paired": permutation_p(
+            [(c.more[k], c.at_border[k]) for c, k in zip(clips, compared, strict=True)]
+        ),
+        "p_alone": permutation_p(
+            [(c.changes[k], c.at_border[k]) for c, k in zip(clips, compared, strict=True)]
+        ),
     }
 
 
@@ -400,6 +438,9 @@ def main(
     engines = [Deblurrer(m, device=device, precision=precision) for m in models]
     judged = [s for folder in data for s in pairs(folder, frames, size)]
     real = [clip(path, frames, size) for path in clips]
+    for source in real:
+        if len(source.given) <= max(s.segment for s in settings) + 1:
+            raise click.UsageError(f"{source.name} has only {len(source.given)} frames")
     if not judged and not real:
         raise click.UsageError("nothing to measure: --data or --clip")
     rows = [flicker_row(engine, source) for source in (*judged, *real) for engine in engines]
@@ -411,7 +452,8 @@ def main(
             breaks[engine.model] = list(zip(*each, strict=True))
     borders = [border_row(model, c) for model, found in breaks.items() for c in found]
     if borders:
-        fine = {"more_at_border": 4, "more_elsewhere": 4, "p_paired": 4, "p_alone": 4}
+        names = ("more_at_border", "more_far", "difference_low", "difference_high")
+        fine = dict.fromkeys((*names, "p_paired", "p_alone"), 4)
         print("\n" + markdown(borders, dict.fromkeys(borders[0], 1) | fine | {"usual_change": 3}))
     if output is not None:
         write(output, rows)

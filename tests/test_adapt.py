@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from training.__main__ import main
-from training.adapt import adapt, patch_size, split
-from training.data import PairSequence
+from training.adapt import adapt, one_by_one, patch_size, split
+from training.data import PairSequence, load_pairs
 from vs_deblur import weights
-from vs_deblur.errors import InputError
+from vs_deblur.errors import InputError, OutputError, UsageError
 from vs_deblur_models.registry import ENTRIES, build_network, config_of, save_network, shapes_of
 
 WIDTH, HEIGHT = 96, 64
@@ -143,12 +143,80 @@ def test_the_command_says_what_was_gained_and_what_is_wrong(
     assert result.exit_code == 0, result.output
     assert "mine/000000: +0.00, +" in result.output
     assert f"{output}: weights of step " in result.output
-    for wrong, message in (
-        (["adapt", "no-such-model", "--pairs", str(pairs)], "no-such-model"),
-        (["adapt", str(begun), "--pairs", str(tmp_path / "none")], "none"),
+    for wrong, message, code in (
+        (["adapt", "no-such-model", "--pairs", str(pairs)], "no-such-model", 5),
+        (["adapt", str(begun), "--pairs", str(tmp_path / "none")], "none", 3),
+        (["adapt", str(begun), "--pairs", str(pairs), "--hold-out", "0.5"], "other pairs", 2),
+        (["adapt", str(begun), "--pairs", str(pairs), "--device", "cuda"], "CUDA", 6),
     ):
+        if "cuda" in wrong and torch.cuda.is_available():
+            continue
         result = CliRunner().invoke(main, [*wrong, *wanted])
-        assert result.exit_code == 1
+        assert result.exit_code == code, result.output
         assert result.output.startswith("Error: ")
         assert message in result.output
         assert len(result.output.splitlines()) == 1
+
+
+def test_a_run_is_of_its_pairs_its_weights_and_its_split(
+    begun: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """Another camera's pairs never come back with the gains of the first one's."""
+    run, output = tmp_path / "run", tmp_path / "mine.safetensors"
+    adapt(str(begun), pairs, run, output, steps=4, size=32)
+    others = write_pairs(tmp_path / "others" / "mine", 15)
+    with Image.open(others / "blur" / "000003.png") as picture:
+        changed = np.array(picture)
+    changed[0, 0] ^= 1
+    Image.fromarray(changed).save(others / "blur" / "000003.png")
+    weights_ = tmp_path / "other.safetensors"
+    save_network(weights.load(str(begun)).network, weights_, torch.float16)
+    for model, folder, share, message in (
+        (begun, others, 0.2, "other pairs"),
+        (begun, pairs, 0.4, "other pairs"),
+        (weights_, pairs, 0.2, "other weights"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            adapt(str(model), folder, run, output, steps=4, size=32, share=share)
+
+
+def test_pairs_without_blur_have_no_gain_and_spoil_none(begun: Path, tmp_path: Path) -> None:
+    """A tripod's photos among those held out."""
+    folder = tmp_path / "pairs"
+    write_pairs(folder / "a", 15)
+    write_pairs(folder / "b", 15)
+    for n in range(15):
+        name = f"{n:06d}.png"
+        (folder / "b" / "blur" / name).write_bytes((folder / "b" / "sharp" / name).read_bytes())
+    output = tmp_path / "mine.safetensors"
+    found = adapt(str(begun), folder, tmp_path / "run", output, steps=60, rate=5e-3, size=32)
+    assert list(found.before) == ["a/000000"]
+    assert found.gained > 0.5
+    for n in range(15):
+        name = f"{n:06d}.png"
+        (folder / "a" / "blur" / name).write_bytes((folder / "a" / "sharp" / name).read_bytes())
+    with pytest.raises(InputError, match="not blurred at all"):
+        adapt(str(begun), folder, tmp_path / "second", output, steps=4, size=32)
+
+
+def test_photos_are_split_one_by_one_whatever_their_sizes(tmp_path: Path) -> None:
+    """Consecutive numbers of a camera's photos say nothing; some are upright."""
+    folder = write_pairs(tmp_path / "photos", 12)
+    for name in ("blur", "sharp"):
+        path = folder / name / "000004.png"
+        with Image.open(path) as picture:
+            picture.transpose(Image.Transpose.ROTATE_90).save(path)
+    found = load_pairs(folder)
+    assert [len(s) for s in found] == [4, 1, 7]
+    photos = one_by_one(found)
+    trained, held_out = split(photos, 0.25)
+    assert len(photos) == len({s.name for s in photos}) == 12
+    assert (len(trained), len(held_out)) == (9, 3)
+
+
+def test_an_output_that_cannot_be_is_told_before_the_training(
+    begun: Path, pairs: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(OutputError, match="no such folder"):
+        adapt(str(begun), pairs, tmp_path / "run", tmp_path / "none" / "mine.safetensors")
+    assert not (tmp_path / "run").exists()

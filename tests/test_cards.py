@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
@@ -21,9 +22,10 @@ from tests.small import SMALL_LITE, scramble
 from training import card, failures
 from training.card import Findings, measured, refresh
 from training.failures import CASES, Case, Shown, sheet, show
-from training.publish import publish
+from training.publish import Finished, finished, how_made, publish
 from training.train import Recipe, weights_at
 from vs_deblur.engine import Deblurrer
+from vs_deblur.errors import InputError, UsageError
 from vs_deblur.metrics import psnr
 from vs_deblur.sequences import pair_folders, read_image
 from vs_deblur.weights import sha256_of, shipped
@@ -75,7 +77,8 @@ def run(tmp_path: Path) -> list[Path]:
 def published(run: list[Path], data: Path, root: Path, **changes: Any) -> Path:
     recipe = replace(RECIPE, validation=("val",), same_scene=(), **changes)
     (root / "models" / "vs_deblur_models" / "weights").mkdir(parents=True, exist_ok=True)
-    return publish(recipe, Path("recipes/small.toml"), run, data, root)
+    found = Finished(tuple(run), "0123456789abcdef", is_chosen=len(run) > 1)
+    return publish(recipe, Path("recipes/small.toml"), found, data, root)
 
 
 def table(text: str, name: str) -> list[list[str]]:
@@ -94,8 +97,8 @@ def test_what_is_published_says_how_it_was_made(
     folder = tmp_path / "models" / "vs_deblur_models" / "weights"
     (entry,) = json.loads((folder / "manifest.json").read_text())["models"]
     how = (
-        "begun with the weights of `start.toml`; mean of the weights at steps 200, 400, chosen on "
-        "the validation sequences"
+        "begun with the weights of `start.toml` (sha256 0123456789ab); mean of the weights at "
+        "steps 200, 400, chosen on the validation sequences"
     )
     assert entry["made"] == how
     assert f"| recipe | `training/recipes/small.toml`, {how} |" in text
@@ -110,6 +113,36 @@ def test_what_is_published_says_how_it_was_made(
     # The last step of a run is nothing to be told.
     plainly = published(run[:1], data, tmp_path, begins_with="").read_text()
     assert "| recipe | `training/recipes/small.toml` |" in plainly
+
+
+def test_a_step_that_was_chosen_is_told(run: list[Path], tmp_path: Path) -> None:
+    """Any but the last: the sequences that say how good it is chose it."""
+    folder = run[0].parent.parent
+    recipe = replace(RECIPE, begins_with="")
+    with pytest.raises(InputError, match="no run has a checkpoint here"):
+        finished(recipe, folder)
+    kept = {"step": 400, "recipe": recipe.digest(), "begun_with": "ab"}
+    torch.save(kept, folder / "checkpoint.pt")
+    assert finished(recipe, folder) == Finished((run[1],), "ab", is_chosen=False)
+    assert finished(recipe, folder, (400,)) == finished(recipe, folder)
+    chosen = finished(recipe, folder, (200,))
+    assert how_made(recipe, chosen) == "the weights at step 200, chosen on the validation sequences"
+    with pytest.raises(InputError, match="no weights of this step"):
+        finished(recipe, folder, (300,))
+
+
+def test_weights_of_another_run_are_not_published(
+    run: list[Path], data: Path, tmp_path: Path
+) -> None:
+    """Card and manifest would name a recipe and data that they are not of."""
+    folder = run[0].parent.parent
+    torch.save({"step": 400, "recipe": "of another"}, folder / "checkpoint.pt")
+    with pytest.raises(UsageError, match="another recipe"):
+        finished(RECIPE, folder)
+    assert finished(RECIPE, folder, allow_changes=True).weights == (run[1],)
+    with pytest.raises(UsageError, match="these weights are of strcnn_dtb_lite"):
+        published(run, data, tmp_path, network="photo_lite", config={})
+    assert not list((tmp_path / "models").rglob("*.safetensors"))
 
 
 def test_a_card_is_written_anew_from_what_ships(
@@ -141,11 +174,11 @@ def test_what_is_not_what_ships_is_refused(run: list[Path], data: Path, tmp_path
 
 def test_scenes_that_training_saw_are_marked(run: list[Path], data: Path, tmp_path: Path) -> None:
     text = published(run, data, tmp_path).read_text()
-    assert "its scene" not in text
+    assert "shows a scene" not in text
     recipe = replace(RECIPE, validation=("val/four", "val/seen"))
     text = refresh(recipe, Path("small.toml"), data, tmp_path).read_text()
     assert len(table(text, "seen *")) == 1
-    assert "Training saw none of these frames. * its scene" in text
+    assert "Training saw none of these frames. * shows a scene" in text
 
 
 # ------------------------------------------------------------------------------------- the figures
@@ -193,11 +226,13 @@ def test_a_network_for_photos_has_no_flicker(data: Path, tmp_path: Path) -> None
     assert [r.flicker for r in rows] == [None] * 3
     assert [r.kept for r in rows] == [math.inf] * 3
     entry = {"name": "x", "recipe": "x.toml", "sha256": "0", "training_data": "none"}
+    entry["licence"] = "CC0-1.0"
     findings = Findings(rows, [show(deblurrer, plain())])
     text = card.write_card(entry, RECIPE, network, findings, tmp_path).read_text()
     assert table(text, "four")[1] == ["∞"]
     assert "Flicker" not in text
     assert "from photos" in text
+    assert "| licence | CC0-1.0 |" in text
     assert "| recipe | `training/recipes/x.toml` |" in text
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vs_deblur.engine import Deblurrer
+from vs_deblur.engine import Deblurrer, Kind
 from vs_deblur.measuring import image_runs, measure
 from vs_deblur.metrics import psnr
-from vs_deblur.sequences import pair_folders
+from vs_deblur.sequences import pair_folders, read_image
 
 VALIDATION = ("reds_train000_320x180", "reds_train001_320x180")
 
@@ -60,6 +60,23 @@ def test_every_unseen_photo_gets_better(shared: Path) -> None:
     assert len(found) >= 3
     assert min(found) > 0.1, found
     assert float(np.mean(found)) >= 0.9, found
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("kind", "least"), [("video", 36.0), ("photo", 46.0)])
+def test_sharp_frames_are_not_harmed(shared: Path, kind: Kind, least: float) -> None:
+    """What becomes of sharp frames to themselves, PSNR in dB; the goal is 45 for both."""
+    engine = Deblurrer(device="cpu", kind=kind)
+    folder = shared / "data" / "pairs" / "val"
+    names = VALIDATION if kind == "video" else ("gopro_singles_720p",)
+    found = {}
+    for sequence in (s for name in names for s in pair_folders(folder / name)):
+        kept = []
+        for run in sequence.runs:
+            sharp = [read_image(pair.sharp) for pair in run]
+            kept += [psnr(out, s) for out, s in zip(engine.video(sharp), sharp, strict=True)]
+        found[sequence.name] = float(np.mean(kept))
+    assert min(found.values()) >= least, found
 
 
 def shaken(frames: int, size: tuple[int, int] = (96, 128)) -> Iterator[tuple[Any, Any]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from benchmarks import temporal
-from benchmarks.temporal import Setting, Source, broken, flicker, permutation_p
+from benchmarks.temporal import Setting, Source, broken, flicker, interval, permutation_p
 from tests.films import Film
 from tests.moving import slid, write_pairs
 from training.flow import optical_flow
@@ -80,6 +80,23 @@ def test_chance_deals_within_clips_only() -> None:
     assert permutation_p(groups) == 1.0
     everything = (np.concatenate((calm, wild)), np.concatenate((few, half)))
     assert permutation_p([everything]) < 0.05
+
+
+def test_the_interval_holds_the_difference_as_often_as_it_says() -> None:
+    """Of two clips with levels of their own; the same difference within both."""
+    rng = np.random.default_rng(7)
+    held, widths = 0, []
+    for _ in range(60):
+        groups = []
+        for level in (0.0, 5.0):
+            labels = np.arange(80) % 2 == 0
+            groups.append((level + rng.normal(0, 1, 80) + 0.7 * labels, labels))
+        low, high = interval(groups, rounds=800)
+        held += low <= 0.7 <= high
+        widths.append(high - low)
+    assert held >= 52  # of 60: 95 % would be 57
+    # Four times the standard error of the difference of two means of 80.
+    assert float(np.mean(widths)) == pytest.approx(4 * (2 / 80) ** 0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("labels", [np.zeros(4, bool), np.ones(4, bool)])
@@ -166,6 +183,8 @@ def test_two_models_pairs_and_a_clip(tmp_path: Path, small_weights: Path) -> Non
         ("small", "4", "0", "2"),
     ]
     assert float(borders[0]["psnr_at_border"]) > float(borders[1]["psnr_at_border"])
+    for row in borders:
+        assert float(row["difference_low"]) < float(row["difference_high"])
     with Pillow.open(tmp_path / "new" / "t.png") as picture:
         assert picture.width > 800
     tables = [line for line in result.output.splitlines() if line.startswith("| ")]
@@ -181,3 +200,13 @@ def test_asking_for_nothing_is_refused(tmp_path: Path, small_weights: Path) -> N
     result = CliRunner().invoke(temporal.main, [*model, *short])
     assert result.exit_code == 2
     assert "longer than a segment" in result.output
+
+
+def test_a_clip_that_is_shorter_than_a_segment_is_refused(
+    tmp_path: Path, small_weights: Path
+) -> None:
+    clip = Film(frames=5).write(tmp_path / "short.mkv")
+    args = ["--clip", str(clip), "--model", str(small_weights), "--segments", "4:2"]
+    result = CliRunner().invoke(temporal.main, args)
+    assert result.exit_code == 2
+    assert "short has only 5 frames" in result.output

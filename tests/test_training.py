@@ -17,10 +17,12 @@ import av
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
 from tests.small import SMALL_LITE
+from training.__main__ import main
 from training.adversarial import Adversary
 from training.data import (
     PairSequence,
@@ -50,21 +52,24 @@ from training.synthesis import (
     to_encoded,
     to_linear,
 )
-from training.table import VARIANTS, as_markdown, table
+from training.table import VARIANTS, Gain, as_markdown, recipe_of, table
 from training.train import (
+    PairSource,
     Recipe,
     Trainer,
     dead_share,
     make_sampler,
     predict,
+    sampler_of,
     unroll,
     validation_gain,
     weights_at,
 )
+from vs_deblur.errors import EngineError, InputError, UsageError
 from vs_deblur.metrics import psnr
 from vs_deblur.sequences import images
-from vs_deblur.weights import read_tensors
-from vs_deblur_models.registry import build_network, from_state
+from vs_deblur.weights import read_tensors, sha256_of
+from vs_deblur_models.registry import build_network, from_state, save_network
 from vs_deblur_models.strcnn import StrcnnDtbLite
 
 ROOT = Path(__file__).parent.parent
@@ -95,13 +100,13 @@ def moving(frames: int, size: int = 64) -> PairSequence:
     return PairSequence("moving/0", *stack)
 
 
-def sampler_for(photos: list[Path], cache: Path, **changes: Any) -> Sampler:
+def sampler_for(pictures: list[Path], folder: Path, **changes: Any) -> Sampler:
     settings: dict[str, Any] = {
         "pairs": [moving(9)],
         "weights": [1.0],
         "synthesis": SMALL,
-        "photos": photos,
-        "cache": cache,
+        "photos": pictures,
+        "cache": folder,
         "count": 4,
         "real_share": 0.5,
         "still_real_share": 0.2,
@@ -217,7 +222,7 @@ def test_samples_are_a_function_of_the_step(photos: list[Path], tmp_path: Path) 
     one = sampler_for(photos, tmp_path / "a")
     two = sampler_for(photos, tmp_path / "b")
     prepare(sampler_for(photos, tmp_path / "b"), processes=1)
-    assert len(list((tmp_path / "b").glob("*.npy"))) == 4
+    assert len(list((tmp_path / "b").glob("*/*.npy"))) == 4
     two.draw(0, 3)
     a, b = one.draw(5, 3), two.draw(5, 3)
     assert torch.equal(a.blurred, b.blurred)
@@ -275,19 +280,111 @@ def test_recipes_are_whole(path: Path) -> None:
 def test_unknown_keys_of_a_recipe_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text('network = "strcnn_dtb_lite"\nlearning_speed = 3\n')
-    with pytest.raises(TypeError, match="learning_speed"):
+    with pytest.raises(UsageError, match="learning_speed"):
+        Recipe.load(path)
+    path.write_text('network = "strcnn_dtb_lite"\n[synthesis]\nspeed = 3\n')
+    with pytest.raises(UsageError, match="speed"):
         Recipe.load(path)
 
 
 @pytest.mark.parametrize(
     "line",
-    ['schedule = "linear"', 'precision = "fp16"', 'loss = "l3"', 'same_scene = ["pairs/val/x"]'],
+    [
+        'schedule = "linear"',
+        'precision = "fp16"',
+        'loss = "l3"',
+        'same_scene = ["pairs/val/x"]',
+        "config = { colour = true }",
+        "synthesis = { taus = [7, 8] }",
+        "pairs = [3]",
+        "steps = = 3",
+    ],
 )
 def test_values_that_no_run_knows_are_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "r.toml"
     path.write_text(f'network = "strcnn_dtb_lite"\n{line}\n')
-    with pytest.raises(ValueError, match=line.split()[0]):
+    said = {"config": "colour", "synthesis": "taus", "pairs": "mapping", "steps": "no recipe can"}
+    name = line.split()[0]
+    with pytest.raises(UsageError, match=said.get(name, name)):
         Recipe.load(path)
+    path.write_text('network = "strcnn_dtb_light"\n')
+    with pytest.raises(UsageError, match="network must be one of"):
+        Recipe.load(path)
+
+
+# Sizes of the real pairs that recipes name: frames, height, width.
+REAL = {"gopro_0372_720p": (40, 720, 1280), "reds_027_320x180": (60, 180, 320)}
+REAL_REDS = (10, 180, 320)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_patches_of_every_recipe_fit_its_pairs(path: Path, tmp_path: Path) -> None:
+    """Of the sizes that the real pairs have, samples can be drawn and shown."""
+    recipe = replace(Recipe.load(path), real_share=1.0)
+    sequences = []
+    for source in recipe.pairs:
+        frames, height, width = REAL.get(Path(source.folder).name, REAL_REDS)
+        for factor in source.reduce:
+            grey = np.zeros((1, height // factor, width // factor, 3), np.uint8)
+            stack = np.broadcast_to(grey, (frames, *grey.shape[1:]))
+            sequences.append(PairSequence(f"{source.folder}/0/{factor}", stack, stack))
+    sampler = sampler_of(recipe, sequences, [1.0] * len(sequences), [], tmp_path)
+    for step in range(8):
+        batch = sampler.draw(step, recipe.frames)
+        assert batch.sharp.shape[1:] == (recipe.frames, 3, recipe.size, recipe.size)
+    if recipe.synthetic_count:  # as drawn from synthetic sequences too
+        assert recipe.synthesis.size >= recipe.size
+        assert recipe.synthesis.frames >= recipe.frames + 2 * sampler.m
+    contact_sheet(sampler, tmp_path / "sheet.png", count=1)
+
+
+def test_pairs_that_are_smaller_than_a_patch_are_refused(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"64x64 is less than a patch of 128 \(moving/0\)"):
+        sampler_for(photos, tmp_path, size=128)
+
+
+def test_other_material_is_another_cache_and_another_run(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    """Sequences of another seed, other settings or photographs are never mixed in."""
+    one = sampler_for(photos, tmp_path / "cache")
+    others = [
+        sampler_for(photos, tmp_path / "cache", **change)
+        for change in (
+            {"seed": 12},
+            {"synthesis": replace(SMALL, max_speed=5.0)},
+            {"photos": photos[:2]},
+        )
+    ]
+    assert len({s.cache for s in (one, *others)}) == 4
+    assert len({s.digest for s in (one, *others)}) == 4
+    shared = sampler_for(photos, tmp_path / "cache", seed=12, synthetic_seed=11)
+    assert shared.cache == one.cache
+    np.testing.assert_array_equal(shared.synthetic(2), one.synthetic(2))
+    assert not torch.equal(shared.draw(0, 3).blurred, one.draw(0, 3).blurred)
+    brighter = moving(9)
+    brighter = PairSequence(brighter.name, brighter.blurred, brighter.sharp // 2)
+    pairs = sampler_for(photos, tmp_path / "cache", pairs=[brighter])
+    assert (pairs.cache, pairs.digest != one.digest) == (one.cache, True)
+    Trainer(recipe_for(), one, tmp_path / "run", "cpu").save()
+    with pytest.raises(UsageError, match="other pairs or photographs"):
+        Trainer(recipe_for(), pairs, tmp_path / "run", "cpu")
+
+
+def test_photographs_that_cannot_be_read_are_told_before_a_run(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    (data / "photos").mkdir(parents=True)
+    recipe = recipe_for(photos="photos", hold_out=0)
+    with pytest.raises(InputError, match="no photographs to synthesise from"):
+        make_sampler(recipe, data, tmp_path / "cache")
+    shutil.copy(photos[0], data / "photos" / "0.png")
+    (data / "photos" / "1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    with pytest.raises(InputError, match=r"this photograph cannot be read .*1\.png"):
+        make_sampler(recipe, data, tmp_path / "cache")
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(photos: list[Path], tmp_path: Path) -> None:
@@ -308,6 +405,29 @@ def test_a_run_can_begin_with_weights(photos: list[Path], tmp_path: Path) -> Non
     for key, value in first.average.state_dict().items():
         assert torch.equal(value, second.network.state_dict()[key]), key
         assert torch.equal(value, second.average.state_dict()[key]), key
+    second.save()
+    assert second.begun_with == sha256_of(weights)
+    again = Trainer(recipe_for(seed=5), sampler, tmp_path / "second", "cpu")
+    assert again.begun_with == second.begun_with
+    others = tmp_path / "others.safetensors"
+    save_network(second.network, others, torch.float16)
+    with pytest.raises(UsageError, match="began with other weights"):
+        Trainer(recipe_for(seed=5), sampler, tmp_path / "second", "cpu", initial=others)
+
+
+def test_weights_to_begin_with_must_be_there_and_fit(photos: list[Path], tmp_path: Path) -> None:
+    sampler = sampler_for(photos, tmp_path / "cache")
+    recipe = recipe_for(begins_with="start.toml")
+    with pytest.raises(UsageError, match=r"begins with the weights of start\.toml.*--initial"):
+        Trainer(recipe, sampler, tmp_path / "run", "cpu")
+    # A residual leaves no trace in the shapes.
+    weights = tmp_path / "strcnn.safetensors"
+    save_network(build_network("strcnn", {"residual": True}), weights)
+    other = recipe_for(network="strcnn", config={"residual": False})
+    with pytest.raises(UsageError, match=r"residual': True.*residual': False"):
+        Trainer(other, sampler, tmp_path / "run", "cpu", initial=weights)
+    with pytest.raises(UsageError, match="of strcnn "):
+        Trainer(recipe, sampler, tmp_path / "run", "cpu", initial=weights)
 
 
 def test_a_checkpoint_of_another_optimiser_is_refused(photos: list[Path], tmp_path: Path) -> None:
@@ -467,10 +587,17 @@ sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
 from tests.test_training import recipe_for, sampler_for
 from vs_deblur.sequences import images
+from training.optimisers import average_gradients
 from training.train import Trainer
 folder = Path(sys.argv[2])
 sampler = sampler_for(images(Path(sys.argv[3])), folder / "cache")
 trainer = Trainer(recipe_for(steps=3), sampler, folder / "run", "cpu")
+loss, *_ = trainer._loss(0)
+loss.backward()
+own = [p.grad.clone() for p in trainer.network.parameters()]
+average_gradients(trainer.network, 2)
+mean = [p.grad.clone() for p in trainer.network.parameters()]
+torch.save((own, mean), folder / f"gradients{trainer.rank}.pt")
 trainer.run([])
 torch.save(trainer.network.state_dict(), folder / f"rank{trainer.rank}.pt")
 torch.distributed.destroy_process_group()
@@ -501,14 +628,14 @@ def test_two_processes_train_one_network(photos: list[Path], tmp_path: Path) -> 
         for p in processes:
             p.kill()
     a, b = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2))
-    alone = Trainer(
-        recipe_for(steps=3), sampler_for(photos, tmp_path / "cache"), tmp_path / "alone", "cpu"
-    )
-    alone.run([])
     for key in a:
         assert torch.equal(a[key], b[key])
-    assert any(not torch.equal(a[k], v) for k, v in alone.network.state_dict().items())
     assert math.isfinite(float(a["dtb.beta"]))
+    gradients = [torch.load(tmp_path / f"gradients{r}.pt", weights_only=True) for r in range(2)]
+    (one, mean), (two, _) = gradients
+    assert any(not torch.allclose(x, y, rtol=1e-3) for x, y in zip(one, two, strict=True))
+    for x, y, both in zip(one, two, mean, strict=True):
+        torch.testing.assert_close(both, (x + y) / 2, rtol=1e-4, atol=1e-7)
 
 
 # --------------------------------------------------------------------------------- photo networks
@@ -732,13 +859,56 @@ def test_a_gain_that_falls_is_a_divergence(photos: list[Path], tmp_path: Path) -
 
 def test_a_run_that_cannot_be_saved_says_so(photos: list[Path], tmp_path: Path) -> None:
     trainer = Trainer(recipe_for(), sampler_for(photos, tmp_path), tmp_path / "run", "cpu")
-    with pytest.raises(RuntimeError, match="diverged before step 0: take a smaller rate"):
+    with pytest.raises(EngineError, match=r"diverged before step 0 .*smaller learning_rate"):
         trainer._go_back()
     trainer.save()
     for _ in range(4):
         trainer._go_back()
-    with pytest.raises(RuntimeError, match="diverged 5 times, the last at step 0"):
+    with pytest.raises(EngineError, match="diverged 5 times, the last at step 0"):
         trainer._go_back()
+
+
+def test_one_bad_batch_does_not_cost_the_run(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left out of the means; the best gain so far outlives the process."""
+    recipe = recipe_for(steps=8)
+    trainer = Trainer(recipe, sampler_for(photos, tmp_path), tmp_path / "run", "cpu")
+    real = trainer.train_step
+    good: list[float] = []
+
+    def step() -> tuple[float, float, float]:
+        found = real()
+        if trainer.step == 6:
+            return math.inf, math.nan, math.nan
+        if trainer.step > 4:
+            good.append(found[0])
+        return found
+
+    monkeypatch.setattr(trainer, "train_step", step)
+    monkeypatch.setattr(trainer, "_best_gain", 1.5)
+    trainer.run([])
+    assert (trainer.step, trainer.setbacks) == (8, 0)
+    with (tmp_path / "run" / "log.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert float(last["loss"]) == pytest.approx(np.mean(good), rel=1e-4)
+    again = Trainer(recipe, sampler_for(photos, tmp_path), tmp_path / "run", "cpu")
+    assert again._best_gain == 1.5
+
+
+def test_a_log_with_other_columns_is_kept(photos: list[Path], tmp_path: Path) -> None:
+    """Figures of a changed validation are never written under another's name."""
+    sampler = sampler_for(photos, tmp_path / "cache")
+    Trainer(recipe_for(), sampler, tmp_path / "run", "cpu").run([])
+    longer = recipe_for(steps=12)
+    trainer = Trainer(longer, sampler, tmp_path / "run", "cpu", allow_changes=True)
+    trainer.run([moving(4)])
+    with (tmp_path / "run" / "log-8.csv").open() as file:
+        assert [r["step"] for r in csv.DictReader(file)] == ["4", "8"]
+    with (tmp_path / "run" / "log.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["step"] == "12"
+    assert math.isfinite(float(row["moving/0"]))
 
 
 # ------------------------------------------------------------------------------------- the table
@@ -765,21 +935,95 @@ def test_a_table_of_networks(photos: list[Path], tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(photos[0].parent, data / "photos")
     variants = [VARIANTS["cnn"], VARIANTS["strcnn_dtb-5"]]
-    arguments = (variants, range(2), data, tmp_path / "run", "cpu")
-    gains = table(table_recipe(), *arguments, count=2)
-    assert [(g.variant, g.seed) for g in gains[::2]] == [
+    run = tmp_path / "run"
+    gains = table(table_recipe(), variants, range(2), data, run, "cpu", count=2)
+    assert [(g.variant, g.seed) for g in gains[::4]] == [
         *(("cnn", 0), ("strcnn_dtb-5", 0), ("cnn", 1), ("strcnn_dtb-5", 1)),
     ]
-    assert {g.sequence for g in gains} == {"light", "heavy"}
+    assert {(g.group, g.sequence) for g in gains} == {
+        *(("light", "0"), ("light", "1"), ("heavy", "0"), ("heavy", "1")),
+    }
     assert all(math.isfinite(g.gain) for g in gains)
-    assert len({round(g.gain, 4) for g in gains}) > 4  # seeds and networks differ
-    again = table(table_recipe(), *arguments, count=2)
-    assert again == gains
-    rows = (tmp_path / "run" / "table.csv").read_text().splitlines()
-    assert len(rows) == 1 + len(gains)
-    text = as_markdown(gains)
-    assert text.splitlines()[0] == "| network | light | heavy |"
-    assert text.count("±") == 4
+    assert len({round(g.gain, 4) for g in gains}) > 8  # seeds and networks differ
+    assert len((run / "table.csv").read_text().splitlines()) == 1 + len(gains)
+    # Rows of networks and seeds that are not asked for stay; nothing is trained again.
+    trained = {p: p.stat().st_mtime_ns for p in run.glob("*/*.safetensors")}
+    again = table(table_recipe(), variants[1:], range(1), data, run, "cpu", count=2)
+    assert {p: p.stat().st_mtime_ns for p in run.glob("*/*.safetensors")} == trained
+    assert [(g.variant, g.seed, g.sequence) for g in again] == [
+        (g.variant, g.seed, g.sequence) for g in gains
+    ]
+    assert [g.gain for g in again] == pytest.approx([g.gain for g in gains], abs=1e-4)
+
+
+def test_networks_of_a_seed_see_the_same_samples(photos: list[Path], tmp_path: Path) -> None:
+    """Real pairs and sequences from the cache: equal for all networks, other ones for each seed."""
+    data = tmp_path / "data"
+    shutil.copytree(photos[0].parent, data / "photos")
+    for name in ("blur", "sharp"):
+        (data / "pairs" / "one" / name).mkdir(parents=True)
+        frames = moving(6).blurred if name == "blur" else moving(6).sharp
+        for n, frame in enumerate(frames):
+            Image.fromarray(frame).save(data / "pairs" / "one" / name / f"{n:06d}.png")
+    base = table_recipe(
+        live=False, real_share=0.5, synthetic_count=3, pairs=(PairSource("pairs/one"),), batch=4
+    )
+    drawn = {
+        (name, seed): make_sampler(
+            recipe_of(base, VARIANTS[name], seed), data, tmp_path / "c", synthetic_seed=base.seed
+        ).draw(0, 3)
+        for name in ("cnn", "strcnn_dtb")
+        for seed in (0, 1)
+    }
+    for seed in (0, 1):
+        assert torch.equal(drawn["cnn", seed].blurred, drawn["strcnn_dtb", seed].blurred)
+        assert torch.equal(drawn["cnn", seed].sharp, drawn["strcnn_dtb", seed].sharp)
+    assert not torch.equal(drawn["cnn", 0].blurred, drawn["cnn", 1].blurred)
+    assert len(list((tmp_path / "c").iterdir())) == 1  # one cache for all seeds
+
+
+def test_a_table_needs_something_to_measure(photos: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(photos[0].parent, tmp_path / "photos")
+    arguments = ([VARIANTS["cnn"]], range(1), tmp_path, tmp_path / "run", "cpu")
+    with pytest.raises(UsageError, match="holds no photographs out"):
+        table(table_recipe(hold_out=0), *arguments)
+
+
+def test_means_and_spread_of_a_table() -> None:
+    """Seeds may differ by more than networks do: the second table is of differences."""
+    gains = [
+        Gain(variant, seed, "light", str(i), gain + (0.2 if variant == "b" else 0.0))
+        for variant in ("a", "b")
+        for seed, both in enumerate(((1.0, 2.0), (3.0, 4.0)))
+        for i, gain in enumerate(both)
+    ]
+    assert as_markdown(gains).splitlines() == [
+        "| gain, dB | light |",
+        "|---|---|",
+        "| a | +2.50 ± 1.41 |",
+        "| b | +2.70 ± 1.41 |",
+        "",
+        "| more than a, dB | light |",
+        "|---|---|",
+        "| b | +0.20 ± 0.00 |",
+    ]
+    one = [g for g in gains if g.seed == 0]
+    assert "| b | +1.70 |" in as_markdown(one).splitlines()
+
+
+def test_frames_at_the_ends_need_not_count() -> None:
+    """There the window repeats frames, and a recurrence has no past."""
+    network = build_network("cnn", {"residual": True})
+    with torch.no_grad():
+        network.output.bias.fill_(4 / 255)
+    pair = moving(8)
+    gains = [
+        psnr(np.clip(b.astype(int) + 4, 0, 255).astype(np.uint8), s) - psnr(b, s)
+        for b, s in zip(pair.blurred, pair.sharp, strict=True)
+    ]
+    assert validation_gain(network, pair, 8, margin=3) == pytest.approx(np.mean(gains[3:5]))
+    assert validation_gain(network, pair, 8) == pytest.approx(np.mean(gains))
+    assert np.mean(gains) != pytest.approx(np.mean(gains[3:5]), abs=1e-4)
 
 
 def test_photographs_that_are_held_out(photos: list[Path], tmp_path: Path) -> None:
@@ -799,3 +1043,84 @@ def test_new_kinds_of_settings_leave_old_runs_alone() -> None:
     assert recipe_for().digest() == recipe_for(live=False, hold_out=0).digest()
     assert recipe_for().digest() != recipe_for(live=True).digest()
     assert recipe_for().digest() != recipe_for(network="cnn", config={}).digest()
+
+
+# ----------------------------------------------------------------------------------- the commands
+
+
+def said(*arguments: object) -> tuple[int, str]:
+    """Exit code and output of a command."""
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def small_recipe(photos: list[Path], tmp_path: Path) -> Path:
+    """A recipe in a folder with its data."""
+    shutil.copytree(photos[0].parent, tmp_path / "data" / "photos")
+    path = tmp_path / "small.toml"
+    path.write_text(
+        """network = "strcnn_dtb_lite"
+steps = 4
+batch = 1
+frames = 2
+size = 32
+validate_every = 2
+synthetic_count = 2
+photos = "photos"
+real_share = 0.0
+attribution = "squares"
+[config]
+channels = [8, 8, 8]
+feedback_channels = 4
+[synthesis]
+size = 48
+frames = 5
+taus = [7]
+"""
+    )
+    return path
+
+
+def test_a_run_by_its_commands(small_recipe: Path, tmp_path: Path) -> None:
+    """Sequences, a look at them, training, going on, a plot."""
+    where = ("--data", tmp_path / "data", "--run", tmp_path / "run")
+    assert said("synthesise", small_recipe, *where) == (0, "")
+    assert len(list((tmp_path / "run" / "sequences").glob("*/*.npy"))) == 2
+    sheet = tmp_path / "sheet.png"
+    assert said("sheet", small_recipe, *where, "--count", 2, "-o", sheet) == (0, "")
+    with Image.open(sheet) as picture:
+        assert picture.size == (2 * 2 * 32, 2 * 32)
+    code, output = said("train", small_recipe, *where)
+    assert code == 0
+    assert [line.split()[1] for line in output.splitlines()] == ["2", "4"]
+    code, output = said("train", small_recipe, *where)
+    assert (code, output) == (0, f"{tmp_path / 'run'} goes on from step 4 of 4\n")
+    assert said("plot", tmp_path / "run", "-o", tmp_path / "plot.png") == (0, "")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_what_is_wrong_is_said_in_one_line(small_recipe: Path, tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    where = ("--data", data, "--run", run)
+    broken = tmp_path / "broken.toml"
+    broken.write_text("network = 3 4")
+    held_out = tmp_path / "held.toml"
+    held_out.write_text(small_recipe.read_text().replace("batch = 1", "batch = 1\nhold_out = 1"))
+    (tmp_path / "empty").mkdir()
+    for code, message, *arguments in (
+        (2, "no recipe can be read", "train", broken, *where),
+        (3, "no such folder", "train", small_recipe, "--data", tmp_path / "none", "--run", run),
+        (3, "no photographs", "train", held_out, *where),
+        (3, "no log can be read", "plot", tmp_path / "empty"),
+        (3, "no run has a checkpoint here", "publish", small_recipe, *where),
+        (2, "nothing that ships is of small.toml", "card", small_recipe, "--data", data),
+        (2, "holds no photographs out", "table", small_recipe, *where, "--variants", "cnn"),
+        (2, "no variant cnm", "table", small_recipe, *where, "--variants", "cnn,cnm"),
+        (2, "Invalid value for '--seeds'", "table", small_recipe, *where, "--seeds", 0),
+    ):
+        found, output = said(*arguments)
+        assert (found, message in output) == (code, True), output
+        if "Usage:" not in output:
+            assert len(output.splitlines()) == 1
+            assert output.startswith("Error: ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -12,10 +13,10 @@ from training.adapt import adapt
 from training.card import refresh
 from training.data import load_pairs, prepare
 from training.look import contact_sheet, plot
-from training.publish import publish
+from training.publish import finished, publish
 from training.table import VARIANTS, as_markdown, table
-from training.train import Recipe, Trainer, make_sampler, weights_at
-from vs_deblur.errors import DeblurError
+from training.train import Recipe, Trainer, make_sampler
+from vs_deblur.errors import DeblurError, DeviceError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -28,16 +29,35 @@ RUN = click.option(
 )
 
 
-@click.group()
+class OneLine(click.Group):
+    """A group whose commands say in one line what is wrong, with its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except DeblurError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=OneLine)
 def main() -> None:
     """Train the networks of vs-deblur."""
+
+
+def prepare_device(device: str, threads: int) -> None:
+    """Set the threads; raises DeviceError if there is no such device."""
+    torch.set_num_threads(threads)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("no CUDA device", device, "leave out --device cuda")
 
 
 @main.command()
 @click.argument("recipe", type=FILE)
 @DATA
 @RUN
-@click.option("--processes", type=int, default=1, show_default=True)
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True)
 def synthesise(recipe: Path, data: Path, run: Path, processes: int) -> None:
     """Make the synthetic sequences beforehand (training makes those that are missing)."""
     prepare(make_sampler(Recipe.load(recipe), data, run / "sequences"), processes)
@@ -48,7 +68,9 @@ def synthesise(recipe: Path, data: Path, run: Path, processes: int) -> None:
 @DATA
 @RUN
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--threads", type=int, default=1, show_default=True, help="Threads on the CPU.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads on the CPU."
+)
 @click.option("--allow-changes", is_flag=True, help="Go on though the recipe was changed.")
 @click.option("--initial", type=FILE, help="Weights to begin a run with, e.g. the shipped ones.")
 def train(
@@ -61,11 +83,13 @@ def train(
     initial: Path | None,
 ) -> None:
     """Train, or go on from the run's checkpoint."""
-    torch.set_num_threads(threads)
+    prepare_device(device, threads)
     what = Recipe.load(recipe)
     place = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}" if device == "cuda" else device
     sampler = make_sampler(what, data, run / "sequences", place)
     trainer = Trainer(what, sampler, run, device, allow_changes=allow_changes, initial=initial)
+    if trainer.step:
+        click.echo(f"{run} goes on from step {trainer.step} of {what.steps}")
     trainer.run([s for v in what.validation for s in load_pairs(data / v)])
 
 
@@ -85,7 +109,9 @@ def train(
     help="Share of the pairs to measure on.",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--threads", type=int, default=1, show_default=True, help="Threads on the CPU.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads on the CPU."
+)
 def adapt_command(
     model: str,
     pairs: Path,
@@ -99,21 +125,10 @@ def adapt_command(
     threads: int,
 ) -> None:
     """Train the weights of MODEL (a shipped name, or a file) further on pairs of your own."""
-    torch.set_num_threads(threads)
-    try:
-        found = adapt(
-            model,
-            pairs,
-            run,
-            output,
-            steps=steps,
-            rate=rate,
-            size=size,
-            share=hold_out,
-            device=device,
-        )
-    except (DeblurError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    prepare_device(device, threads)
+    found = adapt(
+        model, pairs, run, output, steps=steps, rate=rate, size=size, share=hold_out, device=device
+    )
     click.echo("gain on the frames held out, dB: before, after")
     for name, before in found.before.items():
         click.echo(f"{name}: {before:+.2f}, {found.after[name]:+.2f}")
@@ -126,7 +141,7 @@ def adapt_command(
 @click.argument("recipe", type=FILE)
 @DATA
 @RUN
-@click.option("--count", type=int, default=12, show_default=True, help="Rows.")
+@click.option("--count", type=click.IntRange(1), default=12, show_default=True, help="Rows.")
 @click.option("-o", "--output", type=OUTPUT, default=Path("sheet.png"), show_default=True)
 def sheet(recipe: Path, data: Path, run: Path, count: int, output: Path) -> None:
     """Write a picture of what the network is fed: blurred frames left, sharp ones right."""
@@ -138,19 +153,24 @@ def sheet(recipe: Path, data: Path, run: Path, count: int, output: Path) -> None
 @DATA
 @RUN
 @click.option("--variants", default="cnn,strcnn,strcnn_dtb", show_default=True)
-@click.option("--seeds", default=3, show_default=True, help="Runs of each variant.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each variant."
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--threads", type=int, default=1, show_default=True, help="Threads on the CPU.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads on the CPU."
+)
 def table_command(
     recipe: Path, data: Path, run: Path, variants: str, seeds: int, device: str, threads: int
 ) -> None:
     """Compare networks at equal budgets: Table 1 of Kim et al. 2017, in small."""
-    unknown = [v for v in variants.split(",") if v not in VARIANTS]
+    names = list(dict.fromkeys(variants.split(",")))
+    unknown = [v for v in names if v not in VARIANTS]
     if unknown:
-        names = ", ".join(VARIANTS)
-        raise click.UsageError(f"no variant {', '.join(unknown)}; there are {names}")
-    torch.set_num_threads(threads)
-    chosen = [VARIANTS[v] for v in variants.split(",")]
+        known = ", ".join(VARIANTS)
+        raise click.UsageError(f"no variant {', '.join(unknown)}; there are {known}")
+    prepare_device(device, threads)
+    chosen = [VARIANTS[v] for v in names]
     gains = table(Recipe.load(recipe), chosen, range(seeds), data, run, device)
     click.echo(as_markdown(gains))
 
@@ -170,12 +190,15 @@ def plot_command(runs: tuple[Path, ...], output: Path) -> None:
 @click.option(
     "--step", "steps", type=int, multiple=True, help="Of several: their mean. Default: last."
 )
-def publish_command(recipe: Path, data: Path, run: Path, steps: tuple[int, ...]) -> None:
+@click.option("--allow-changes", is_flag=True, help="Though the recipe is not the run's any more.")
+def publish_command(
+    recipe: Path, data: Path, run: Path, steps: tuple[int, ...], allow_changes: bool
+) -> None:
     """Ship the weights of a run: file, manifest and model card, with gains measured."""
     what = Recipe.load(recipe)
     root = Path(__file__).parent.parent
-    weights = [weights_at(run, s) for s in steps] or [run / f"{what.network}.safetensors"]
-    card = publish(what, recipe, weights, data, root)
+    found = finished(what, run, steps, allow_changes=allow_changes)
+    card = publish(what, recipe, found, data, root)
     click.echo(card.read_text())
 
 

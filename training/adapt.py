@@ -7,6 +7,8 @@ gains most there is kept. Weights that gain nothing are not written.
 from __future__ import annotations
 
 import csv
+import math
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ import torch
 from training.data import PairSequence, load_pairs
 from training.train import Recipe, Trainer, sampler_of, validation_gain, weights_at
 from vs_deblur import weights
-from vs_deblur.errors import InputError
+from vs_deblur.errors import InputError, OutputError, UsageError
 from vs_deblur_models.registry import config_of, from_state, save_network
 from vs_deblur_models.spec import NetworkSpec, takes_frames
 
@@ -44,7 +46,17 @@ class Adapted:
     @property
     def gained(self) -> float:
         """Mean over the sequences of what the adaptation added, dB."""
-        return statistics.mean(self.after[k] - self.before[k] for k in self.before)
+        found = (self.after[k] - self.before[k] for k in self.before)
+        return statistics.mean(x for x in found if not math.isnan(x))
+
+
+def one_by_one(sequences: Sequence[PairSequence]) -> list[PairSequence]:
+    """Every pair as a sequence of its own: photos, whose numbers say nothing."""
+    return [
+        PairSequence(f"{s.name}+{i}", s.blurred[i : i + 1], s.sharp[i : i + 1])
+        for s in sequences
+        for i in range(len(s))
+    ]
 
 
 def split(
@@ -53,7 +65,7 @@ def split(
     """Part pairs into those to train on and those held out.
 
     Of a sequence of five frames and more the last frames are held out, so that no frame between two
-    of training is; of shorter ones, every so-manieth whole.
+    of training is; of shorter ones and of photos, every so-manieth whole.
 
     Args:
         sequences: consecutive frames each.
@@ -150,7 +162,7 @@ def adapt(
     Args:
         model: the name of a shipped model or a safetensors file.
         pairs: holds ``blur`` and ``sharp``, or folders of that kind.
-        run: checkpoint and log; a run that was ended goes on.
+        run: checkpoint and log; a run that was ended goes on, if all of this is as it was.
         output: the safetensors file to write, float16; only if something was gained.
         steps, rate, size, seed: of the training, see :func:`recipe_for`.
         share: of the pairs that are held out.
@@ -159,16 +171,28 @@ def adapt(
     Raises:
         InputError: the pairs cannot be read, are too few or too small.
         WeightsError: there are no such weights.
-        ValueError: the run's folder holds a run with other settings.
+        UsageError: the run's folder holds a run with other settings, pairs or weights; several
+            processes.
+        OutputError: the output's folder does not exist.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError("adapt is for one process")
+    if not output.absolute().parent.is_dir():
+        raise OutputError("no such folder", str(output.parent))
     loaded = weights.load(model)
-    trained, held_out = split(load_pairs(pairs), share)
+    found = load_pairs(pairs)
+    is_video = takes_frames(loaded.network)
+    trained, held_out = split(found if is_video else one_by_one(found), share)
     spec = loaded.network.spec
     recipe = recipe_for(loaded.network, steps, rate, patch_size(spec, trained, size), seed)
     shares = [float(len(s)) for s in trained]
     sampler = sampler_of(recipe, trained, shares, (), run / "sequences")
     network = loaded.network.to(device, memory_format=torch.channels_last)
     before = {s.name: validation_gain(network, s, _FRAMES) for s in held_out}
+    # Pairs without any difference have no gain.
+    before = {name: gain for name, gain in before.items() if not math.isnan(gain)}
+    if not before:
+        raise InputError("the pairs held out are not blurred at all", str(pairs))
     trainer = Trainer(recipe, sampler, run, device, initial=loaded.path)
     trainer.run(held_out)
     with (run / "log.csv").open(newline="") as file:
@@ -177,7 +201,12 @@ def adapt(
     for step, row in rows.items():
         if weights_at(run, step).exists():
             gains[step] = {name: float(row[name]) for name in before}
-    best = max(gains, key=lambda n: statistics.mean(gains[n].values()))
+
+    def mean_gain(step: int) -> float:
+        known = [g for g in gains[step].values() if not math.isnan(g)]
+        return statistics.mean(known) if known else -math.inf
+
+    best = max(gains, key=mean_gain)
     if best:
         state, metadata = weights.read_tensors(weights_at(run, best))
         extra = {**loaded.metadata, "adapted_from": loaded.name}

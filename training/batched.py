@@ -176,7 +176,11 @@ class Synthesiser:
         for i in range(count):
             path = paths[i * (config.layers + 1) :]
             scale = speed[i] / period[i]
-            length = speed[i] * tau[i] / period[i]
+            # Layers have speeds of their own, and go with the camera by a part of its way.
+            own = np.exp(rng.uniform(np.log(0.3), np.log(2.0), layers[i]))
+            along = rng.uniform(0.0, 1.0, layers[i])
+            fastest_part = max(1.0, *(own + along)) if layers[i] else 1.0
+            length = fastest_part * speed[i] * tau[i] / period[i]
             points = int(np.clip(int(length / _SPACING) // 2 * 2 + 1, min(3, tau[i]), tau[i]))
             points, exposures = (1, 1) if still[i] else (points, 1 if frozen[i] else config.frames)
             # The middles of as many equal parts of each exposure.
@@ -185,9 +189,9 @@ class Synthesiser:
             camera = affine(_at(path[0, : steps[i]], times) * scale, size, rng).numpy()
             moved = []
             for j in range(layers[i]):
-                own = np.exp(rng.uniform(np.log(0.3), np.log(2.0))) * scale
-                m = affine(_at(path[1 + j, : steps[i]], times) * own, size, rng).numpy()
-                m[:, :, 2] += camera[:, :, 2] * rng.uniform(0.0, 1.0)
+                way = _at(path[1 + j, : steps[i]], times) * own[j] * scale
+                m = affine(way, size, rng).numpy()
+                m[:, :, 2] += camera[:, :, 2] * along[j]
                 moved.append(m)
             margin = -(-int(min(160, 24 + speed[i] * 4)) // _MARGIN_STEP) * _MARGIN_STEP
             yield _Plan(

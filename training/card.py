@@ -15,6 +15,7 @@ from training.failures import CASES, Shown, sheet, show
 from training.flow import optical_flow
 from training.train import Recipe
 from vs_deblur.engine import Deblurrer
+from vs_deblur.errors import UsageError
 from vs_deblur.flicker import Flicker, motion_between
 from vs_deblur.measuring import (
     Compared,
@@ -37,7 +38,8 @@ class Measured:
 
     Attributes:
         figures: PSNR and SSIM before and after.
-        kept: PSNR in dB of what becomes of sharp frames to themselves; infinite if untouched.
+        kept: PSNR in dB of what becomes of sharp frames to themselves, mean over those that are
+            changed at all; infinite if none is.
         flicker: of what is wrong with the frames, blurred and deblurred, code values; None for
             photos and where no frame follows another.
     """
@@ -162,23 +164,28 @@ def refresh(recipe: Recipe, recipe_file: Path, data: Path, root: Path) -> Path:
         the card.
 
     Raises:
-        ValueError: what ships of the recipe's network is not of this recipe, or is not the file
-            that the manifest lists.
+        UsageError: nothing that ships is of this recipe, or it is not the file that the manifest
+            lists.
     """
     folder = root / "models" / "vs_deblur_models" / "weights"
     entries = json.loads((folder / "manifest.json").read_text())["models"]
     entry = next((e for e in entries if e["recipe"] == recipe_file.name), None)
     if entry is None:
-        raise ValueError(f"nothing that ships is of {recipe_file.name}")
+        raise UsageError(f"nothing that ships is of {recipe_file.name}")
     weights = folder / entry["file"]
     if sha256_of(weights) != entry["sha256"]:
-        raise ValueError(f"{weights.name} is not the file that the manifest lists")
+        raise UsageError(f"{weights.name} is not the file that the manifest lists")
     deblurrer = Deblurrer(str(weights), device="cpu", precision="fp32")
     return write_card(entry, recipe, deblurrer.network, find(recipe, data, deblurrer), root)
 
 
 def _decibels(value: float) -> str:
     return "∞" if math.isinf(value) else f"{value:.2f}"
+
+
+def _figure(value: float | None, style: str = ".2f") -> str:
+    """A mean, or a dash where no frame has one."""
+    return "–" if value is None else format(value, style)
 
 
 def _gains(rows: Sequence[Measured], seen: set[str]) -> str:
@@ -188,8 +195,9 @@ def _gains(rows: Sequence[Measured], seen: set[str]) -> str:
     ]
     for r in (row.figures for row in rows):
         lines.append(
-            f"| {r.name}{' *' * (r.name in seen)} | {r.psnr_before:.2f} | {r.psnr_after:.2f} "
-            f"| {r.gain:+.2f} | {r.ssim_before:.4f} | {r.ssim_after:.4f} |"
+            f"| {r.name}{' *' * (r.name in seen)} | {_figure(r.psnr_before)} "
+            f"| {_figure(r.psnr_after)} | {_figure(r.gain, '+.2f')} "
+            f"| {_figure(r.ssim_before, '.4f')} | {_figure(r.ssim_after, '.4f')} |"
         )
     return "\n".join(lines)
 
@@ -225,7 +233,7 @@ def _text(
         what = f"removes motion blur from video; {kind}look-ahead {frames}"
     cost = spec.flops_per_pixel * 640 * 480 / 1e9
     how = ", ".join(filter(None, (f"`training/recipes/{entry['recipe']}`", entry.get("made"))))
-    seen_note = " * its scene, in other frames: not in the mean." * bool(seen)
+    seen_note = " * shows a scene that was trained on, in other frames." * bool(seen)
     sentences = "\n".join(f"- {row.sentence}" for row in findings.failures)
     return f"""# {entry["name"]}
 
@@ -237,7 +245,7 @@ def _text(
 | receptive field | {spec.receptive_field} px each way in one step |
 | recipe | {how} |
 | sha256 | `{entry["sha256"]}` |
-| licence | MIT |
+| licence | {entry["licence"]} |
 | trained on | {entry["training_data"]} |
 
 PSNR in dB on validation pairs (float32 on the CPU, 8-bit result, mean over frames):
@@ -248,8 +256,8 @@ Training saw none of these frames.{seen_note}
 
 {_harm(findings.rows)}
 
-Made for camera shake and object motion as cameras average it. It does not remove defocus, noise or
-compression artefacts, and gains little where the blur is longer than some twenty pixels.
+Made for camera shake and object motion as cameras average it; not for defocus, noise or compression
+artefacts.
 
 ## Known failures
 

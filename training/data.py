@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch.nn import functional as F
 
 from training.batched import Synthesiser
 from training.synthesis import SynthesisConfig, make_sequence, to_encoded, to_linear
+from vs_deblur.errors import InputError
 from vs_deblur.sequences import pair_folders, read_pairs
 
 Frames = NDArray[np.uint8]
@@ -42,18 +45,28 @@ def load_pairs(folder: Path, reduce: Sequence[int] = (1,)) -> list[PairSequence]
     Args:
         folder: holds ``blur`` and ``sharp`` with files of equal names.
         reduce: whole factors by which copies are reduced (box filter), 1 for the original.
+
+    Returns:
+        a sequence for each run of consecutive numbers and equal sizes, and each factor.
+
+    Raises:
+        InputError: no such folder, an image that cannot be read, blurred and sharp that differ in
+            number or size.
     """
     found = []
     for sequence in pair_folders(folder):
         for run in sequence.runs:
-            frames = [[Image.fromarray(x) for x in pair] for pair in read_pairs(run)]
-            for factor in reduce:
-                blurred, sharp = (
-                    np.stack([np.asarray(i.reduce(factor) if factor > 1 else i) for i in images])
-                    for images in zip(*frames, strict=True)
-                )
-                name = f"{sequence.name}/{run[0].blurred.stem}"
-                found.append(PairSequence(name + f"/{factor}" * (factor > 1), blurred, sharp))
+            read = zip(run, read_pairs(run), strict=True)
+            for _, same in groupby(read, lambda pair: pair[1][0].shape):
+                some = list(same)
+                name = f"{sequence.name}/{some[0][0].blurred.stem}"
+                frames = [[Image.fromarray(x) for x in pair] for _, pair in some]
+                for factor in reduce:
+                    blurred, sharp = (
+                        np.stack([np.asarray(i.reduce(factor) if factor > 1 else i) for i in side])
+                        for side in zip(*frames, strict=True)
+                    )
+                    found.append(PairSequence(name + f"/{factor}" * (factor > 1), blurred, sharp))
     return found
 
 
@@ -94,6 +107,16 @@ def load_high_speed(path: Path, tau: int, period: int, linear: bool) -> PairSequ
     if not blurred:
         raise ValueError(f"{path.name} is shorter than one exposure of {tau} frames")
     return PairSequence(path.stem, np.stack(blurred), np.stack(sharp[: len(blurred)]))
+
+
+def digest_of(sequences: Sequence[PairSequence]) -> str:
+    """What tells sequences from others, as text: their names and every sample."""
+    found = hashlib.blake2b(digest_size=16)
+    for sequence in sequences:
+        found.update(repr((sequence.name, sequence.blurred.shape)).encode())
+        for frame in (*sequence.blurred, *sequence.sharp):
+            found.update(np.ascontiguousarray(frame))
+    return found.hexdigest()
 
 
 _CRISP = 0.2  # standard deviation of a Gaussian that changes nothing, pixels
@@ -162,8 +185,17 @@ class Sampler:
             reduced are crisper than what cameras film.
         size: patch height and width; longest: most output frames T; m: frames on each side.
         batch: samples a step; seed: of every draw.
+        synthetic_seed: of the synthetic sequences, if another: runs of several seeds share them.
         live: where to make synthetic sequences anew for every sample (``cache`` and ``count`` mean
             nothing then); None: take them from the cache.
+
+    Attributes:
+        digest: what tells the material of this sampler (real pairs, photographs, how they are
+            made) from others, as text.
+
+    Raises:
+        InputError: a real sequence is smaller than a patch; nothing to draw from.
+        ValueError: a synthetic sequence is.
     """
 
     def __init__(
@@ -184,9 +216,20 @@ class Sampler:
         m: int,
         batch: int,
         seed: int,
+        synthetic_seed: int | None = None,
         live: torch.device | None = None,
     ) -> None:
-        self.pairs, self.photos, self.cache = list(pairs), list(photos), cache
+        self.pairs, self.photos, self.longest = list(pairs), list(photos), longest
+        for sequence in self.pairs:
+            height, width = sequence.blurred.shape[1:3]
+            if min(height, width) < size:
+                raise InputError(f"{width}x{height} is less than a patch of {size}", sequence.name)
+        self.synthetic_seed = seed if synthetic_seed is None else synthetic_seed
+        made_of = [(p.name, p.stat().st_size) for p in self.photos]
+        key = hashlib.sha256(repr((self.synthetic_seed, synthesis, made_of)).encode()).hexdigest()
+        # Another seed, other settings or photographs: other sequences.
+        self.cache = cache / key[:12]
+        self.digest = hashlib.sha256((key + digest_of(self.pairs)).encode()).hexdigest()[:16]
         total = np.asarray(weights, dtype=np.float64)
         self.weights = total / total.sum() if len(total) else total
         self.synthesis, self.count, self.real_share = synthesis, count, real_share
@@ -194,11 +237,16 @@ class Sampler:
         self.softness = softness
         self.size, self.m, self.batch, self.seed = size, m, batch, seed
         self.device = torch.device("cpu") if live is None else live
-        self._live = None if live is None else Synthesiser(synthesis, self.photos, live, seed)
-        if live is None:
-            cache.mkdir(parents=True, exist_ok=True)
+        self._live: Synthesiser | None = None
+        self.synthesises = not self.pairs or real_share < 1
+        if not self.synthesises:
+            return
+        if not self.photos:
+            raise InputError("no photographs to synthesise from", str(cache))
         if synthesis.frames < longest + 2 * m or synthesis.size < size:
             raise ValueError("synthetic sequences are smaller than the samples drawn from them")
+        if live is not None:
+            self._live = Synthesiser(synthesis, self.photos, live, self.synthetic_seed)
 
     @property
     def is_live(self) -> bool:
@@ -211,7 +259,8 @@ class Sampler:
         try:
             loaded: Frames = np.load(path, mmap_mode="r")
         except (OSError, ValueError):
-            loaded = make_sequence(self.synthesis, self.photos, self.seed, index)
+            loaded = make_sequence(self.synthesis, self.photos, self.synthetic_seed, index)
+            self.cache.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{os.getpid()}.part")
             with part.open("wb") as file:
                 np.save(file, loaded)
@@ -277,7 +326,7 @@ class Sampler:
 
 def prepare(sampler: Sampler, processes: int) -> None:
     """Make all synthetic sequences that the cache lacks, in parallel; none for a live recipe."""
-    if sampler.is_live:
+    if sampler.is_live or not sampler.synthesises:
         return
     missing = [i for i in range(sampler.count) if not (sampler.cache / f"{i:06d}.npy").exists()]
     sampler.pairs = []  # not needed there, and large

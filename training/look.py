@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from training.data import Sampler
+from vs_deblur.errors import InputError, reason
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +24,9 @@ def contact_sheet(sampler: Sampler, path: Path, count: int = 12, frames: int = 3
         sampler: where samples come from.
         path: of the PNG.
         count: rows.
-        frames: frames of each sample.
+        frames: most frames of each sample.
     """
+    frames = min(frames, sampler.longest)
     rows: list[np.ndarray] = []
     step = 0
     while len(rows) < count:
@@ -38,11 +40,14 @@ def contact_sheet(sampler: Sampler, path: Path, count: int = 12, frames: int = 3
 
 
 def _read(log: Path) -> list[dict[str, float]]:
-    """Rows of a log; raises ValueError if there are none."""
-    with log.open(newline="") as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    """Rows of a log; raises InputError if there are none."""
+    try:
+        with log.open(newline="") as file:
+            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"no log can be read: {reason(error)}", str(log)) from error
     if not rows:
-        raise ValueError(f"{log} has no rows")
+        raise InputError("the log has no rows", str(log))
     return rows
 
 
@@ -57,7 +62,7 @@ def plot(logs: Sequence[Path], path: Path) -> None:
         path: of the PNG.
 
     Raises:
-        ValueError: a log has no rows.
+        InputError: a log is missing or has no rows.
     """
     from matplotlib.figure import Figure
 

@@ -5,17 +5,63 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from training.card import find, same_scene, write_card
-from training.train import Recipe
+from training.train import Recipe, weights_at
 from vs_deblur.engine import Deblurrer
+from vs_deblur.errors import InputError, UsageError
 from vs_deblur.weights import read_tensors, sha256_of
 from vs_deblur_models.registry import from_state, save_network
 from vs_deblur_models.spec import takes_frames
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The weights of a run that are to ship.
+
+    Attributes:
+        weights: safetensors files; of more than one the mean is shipped.
+        begun_with: sha256 of the weights that the run began with; empty: none, or not known.
+        is_chosen: whether somebody chose the steps: they are not just the last one.
+    """
+
+    weights: tuple[Path, ...]
+    begun_with: str = ""
+    is_chosen: bool = False
+
+
+def finished(
+    recipe: Recipe, run: Path, steps: Sequence[int] = (), *, allow_changes: bool = False
+) -> Finished:
+    """The weights of a run of a recipe.
+
+    Args:
+        recipe: what was trained.
+        run: the run's folder.
+        steps: whose weights; none: the last.
+        allow_changes: though the run's recipe was another one in something.
+
+    Raises:
+        InputError: no such run or step.
+        UsageError: the run is of another recipe.
+    """
+    checkpoint = run / "checkpoint.pt"
+    if not checkpoint.is_file():
+        raise InputError("no run has a checkpoint here", str(run))
+    kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if kept.get("recipe") != recipe.digest() and not allow_changes:
+        raise UsageError("this run is of another recipe", str(run), "see --allow-changes")
+    last = int(kept["step"])
+    files = tuple(weights_at(run, step) for step in steps or (last,))
+    for path in files:
+        if not path.is_file():
+            raise InputError("the run has no weights of this step", str(path))
+    return Finished(files, kept.get("begun_with", ""), tuple(steps) not in ((), (last,)))
 
 
 def mean_of(weights: Sequence[Path]) -> Any:
@@ -29,14 +75,12 @@ def mean_of(weights: Sequence[Path]) -> Any:
     return from_state(mean, states[0][1])
 
 
-def publish(
-    recipe: Recipe, recipe_file: Path, weights: Sequence[Path], data: Path, root: Path
-) -> Path:
+def publish(recipe: Recipe, recipe_file: Path, found: Finished, data: Path, root: Path) -> Path:
     """Ship the weights of a run.
 
     Args:
         recipe, recipe_file: what was trained, and the file that says so.
-        weights: the run's safetensors files; of more than one the mean is shipped.
+        found: the run's weights.
         data: the folder that the recipe's paths start from; gains are measured on its
             ``validation`` pairs.
         root: the checkout.
@@ -45,13 +89,16 @@ def publish(
         the model card.
 
     Raises:
-        ValueError: the recipe does not say what it is trained on.
+        UsageError: the recipe does not say what it is trained on, or is for another network.
     """
     if not recipe.attribution:
-        raise ValueError(f"{recipe_file.name} has no attribution")
+        raise UsageError("the recipe has no attribution", recipe_file.name)
+    weights = found.weights
     folder = root / "models" / "vs_deblur_models" / "weights"
     network = mean_of(weights)
     name = recipe.network
+    if network.spec.network != name:
+        raise UsageError(f"these weights are of {network.spec.network}", str(weights[0]))
     target = folder / f"{name}.safetensors"
     # Measured beside the shipped file, which is replaced together with its manifest at the end.
     fresh = weights[0].with_name(f"{name}-fp16.safetensors")
@@ -77,23 +124,30 @@ def publish(
         "licence": "MIT",
         "training_data": recipe.attribution,
         "recipe": recipe_file.name,
-        "made": how_made(recipe, weights),
+        "made": how_made(recipe, found),
         "gain_db": gains,
         "kind": "video" if takes_frames(network) else "photo",
         "default": recipe.default,
     }
     text = json.dumps({"models": list(entries.values())}, indent=2, ensure_ascii=False)
-    shutil.copyfile(fresh, target)
+    # The card first: if it cannot be written, what ships stays what it was.
+    card = write_card(entries[name], recipe, network, findings, root)
+    part = target.with_suffix(".part")
+    shutil.copyfile(fresh, part)
+    part.replace(target)
     manifest.write_text(text + "\n")
-    return write_card(entries[name], recipe, network, findings, root)
+    return card
 
 
-def how_made(recipe: Recipe, weights: Sequence[Path]) -> str:
+def how_made(recipe: Recipe, found: Finished) -> str:
     """What the manifest says of a run beyond its recipe."""
     parts = []
     if recipe.begins_with:
-        parts.append(f"begun with the weights of `{recipe.begins_with}`")
-    if len(weights) > 1:
-        steps = ", ".join(str(int(w.stem)) for w in weights)
+        known = f" (sha256 {found.begun_with[:12]})" if found.begun_with else ""
+        parts.append(f"begun with the weights of `{recipe.begins_with}`{known}")
+    steps = ", ".join(str(int(w.stem)) for w in found.weights)
+    if len(found.weights) > 1:
         parts.append(f"mean of the weights at steps {steps}, chosen on the validation sequences")
+    elif found.is_chosen:
+        parts.append(f"the weights at step {steps}, chosen on the validation sequences")
     return "; ".join(parts)

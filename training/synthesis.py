@@ -37,7 +37,8 @@ class SynthesisConfig:
     Attributes:
         size: height and width of a sequence, pixels.
         frames: frames of a sequence.
-        taus: sub-frames of an exposure, one is drawn for each sequence.
+        taus: sub-frames of an exposure, odd: the middle one is the sharp frame; one is drawn for
+            each sequence.
         max_speed: largest path length between two frames, pixels.
         min_speed: smallest; speeds are drawn log-uniformly.
         layers: most foreground layers.
@@ -64,6 +65,10 @@ class SynthesisConfig:
     saturation_share: float = 0.15
     compression_share: float = 0.3
     min_sharpness: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not self.taus or any(tau < 1 or tau % 2 == 0 for tau in self.taus):
+            raise ValueError(f"taus must be odd, got {self.taus}")
 
 
 def to_linear(x: Tensor) -> Tensor:

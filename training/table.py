@@ -8,18 +8,19 @@ photographs that are held out (the paper's figure 5). Runs go on where they stop
 from __future__ import annotations
 
 import csv
+import math
+import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from training.batched import Synthesiser
 from training.data import PairSequence, load_pairs
-from training.train import Recipe, Trainer, make_sampler, validation_gain
-from vs_deblur.sequences import images
+from training.train import Recipe, Trainer, make_sampler, photographs, validation_gain
+from vs_deblur.errors import UsageError
 from vs_deblur.weights import read_tensors
 from vs_deblur_models.registry import from_state
 
@@ -53,14 +54,27 @@ VARIANTS = {
 # Path lengths between two frames, pixels: below 4 a blur is hard to see, above 12 hard to miss.
 BLURS = {"light": (1.5, 4.0), "heavy": (12.0, 28.0)}
 _SEED = 977  # of the sequences that are measured: none of a recipe's
+# Frames at both ends that do not count: there the window repeats frames, the more the wider it is,
+# and a recurrence has no past yet.
+_MARGIN = max(v.m for v in VARIANTS.values())
+_FRAMES = 10 + 2 * _MARGIN  # of the synthetic sequences that are measured
+_COLUMNS = ("variant", "seed", "group", "sequence", "gain")
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Gain of one network on one sequence, dB over the blurred input."""
+    """Gain of one network on one sequence, dB over the blurred input.
+
+    Attributes:
+        variant, seed: of the network.
+        group: column of the table.
+        sequence: its name within the group.
+        gain: mean over the sequence's frames.
+    """
 
     variant: str
     seed: int
+    group: str
     sequence: str
     gain: float
 
@@ -72,12 +86,19 @@ def recipe_of(base: Recipe, variant: Variant, seed: int) -> Recipe:
 
 
 def held_out(base: Recipe, data: Path, count: int) -> list[PairSequence]:
-    """What is measured: the validation pairs, and ``count`` sequences of each kind of blur."""
+    """What is measured: the validation pairs, and ``count`` sequences of each kind of blur.
+
+    Raises:
+        UsageError: the recipe holds no photographs out.
+    """
     found = [s for v in base.validation for s in load_pairs(data / v)]
-    photos = base.kept_from_training(images(data / base.photos))
+    _, photos = photographs(base, data)
+    if not photos:
+        raise UsageError("the recipe holds no photographs out (hold_out): nothing to measure on")
     for name, (slowest, fastest) in BLURS.items():
         config = replace(
             base.synthesis,
+            frames=_FRAMES,
             min_speed=slowest,
             max_speed=fastest,
             still_share=0.0,
@@ -89,25 +110,52 @@ def held_out(base: Recipe, data: Path, count: int) -> list[PairSequence]:
 
 
 def train(base: Recipe, variant: Variant, seed: int, data: Path, run: Path, device: str) -> Path:
-    """Train a row with a seed, or go on with it; the weights."""
+    """Train a row with a seed, or go on with it; the weights.
+
+    Equal budgets are equal steps of equal samples: every network of a seed sees the same ones, and
+    the synthetic sequences they are cut from are the same for all seeds.
+    """
     recipe = recipe_of(base, variant, seed)
     folder = run / f"{variant.name}-{seed}"
     weights = folder / f"{variant.network}.safetensors"
-    sampler = make_sampler(recipe, data, run / "sequences", device)
+    sampler = make_sampler(recipe, data, run / "sequences", device, synthetic_seed=base.seed)
     trainer = Trainer(recipe, sampler, folder, device)
     if trainer.step < recipe.steps:
         trainer.run([])
     return weights
 
 
-def measure(weights: Path, sequences: Iterable[PairSequence]) -> dict[str, float]:
-    """Mean gain of weights on each group of sequences, those that differ in their last part."""
+def measure(weights: Path, sequences: Iterable[PairSequence]) -> list[tuple[str, str, float]]:
+    """Group, name and gain of each sequence; those without any blur are left out."""
     network = from_state(*read_tensors(weights)).to(memory_format=torch.channels_last)
-    groups: dict[str, list[float]] = {}
+    found = []
     for sequence in sequences:
-        group = sequence.name.rpartition("/")[0]
-        groups.setdefault(group, []).append(validation_gain(network, sequence, 30))
-    return {group: float(np.nanmean(gains)) for group, gains in groups.items()}
+        group, _, name = sequence.name.rpartition("/")
+        gain = validation_gain(network, sequence, frames=len(sequence), margin=_MARGIN)
+        if not math.isnan(gain):
+            found.append((group, name, gain))
+    return found
+
+
+def _read(file: Path) -> dict[tuple[str, int], list[Gain]]:
+    """Rows of an earlier table, by variant and seed."""
+    found: dict[tuple[str, int], list[Gain]] = {}
+    if file.exists():
+        with file.open(newline="") as rows:
+            for variant, seed, group, name, gain in list(csv.reader(rows))[1:]:
+                row = Gain(variant, int(seed), group, name, float(gain))
+                found.setdefault((variant, int(seed)), []).append(row)
+    return found
+
+
+def _write(file: Path, rows: Iterable[Gain]) -> None:
+    part = file.with_suffix(".part")
+    with part.open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(_COLUMNS)
+        for g in rows:
+            writer.writerow([g.variant, g.seed, g.group, g.sequence, f"{g.gain:.4f}"])
+    part.replace(file)
 
 
 def table(
@@ -119,34 +167,74 @@ def table(
     device: str,
     count: int = 24,
 ) -> list[Gain]:
-    """Train and measure everything; ``table.csv`` in the run's folder grows row by row."""
+    """Train and measure networks; ``table.csv`` in the run's folder grows row by row.
+
+    Args:
+        base: the recipe of all.
+        variants, seeds: what is trained; rows of others that the file has are kept.
+        data: the folder that the recipe's paths start from.
+        run: a folder for the runs.
+        device: "cpu" or "cuda".
+        count: synthetic sequences of each kind of blur to measure on.
+
+    Returns:
+        all rows of the file.
+
+    Raises:
+        UsageError: several processes; a run's folder holds another run; no photographs held out.
+        InputError: pairs or photographs that cannot be read.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError("a table is for one process")
     run.mkdir(parents=True, exist_ok=True)
     sequences = held_out(base, data, count)
-    found: list[Gain] = []
-    with (run / "table.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["variant", "seed", "sequence", "gain"])
-        # Seed by seed: a table that is not complete compares what it has.
-        for seed in seeds:
-            for variant in variants:
-                weights = train(base, variant, seed, data, run, device)
-                for group, gain in measure(weights, sequences).items():
-                    found.append(Gain(variant.name, seed, group, gain))
-                    writer.writerow([variant.name, seed, group, f"{gain:.4f}"])
-                file.flush()
-    return found
+    file = run / "table.csv"
+    found = _read(file)
+    # Seed by seed: a table that is not complete compares what it has.
+    for seed in seeds:
+        for variant in variants:
+            weights = train(base, variant, seed, data, run, device)
+            found[variant.name, seed] = [
+                Gain(variant.name, seed, *row) for row in measure(weights, sequences)
+            ]
+            _write(file, (g for rows in found.values() for g in rows))
+    return [g for rows in found.values() for g in rows]
+
+
+def _cell(values: Sequence[float]) -> str:
+    """Mean and standard deviation; without the latter if there is one value alone."""
+    text = f"{statistics.mean(values):+.2f}"
+    return f"{text} ± {statistics.stdev(values):.2f}" if len(values) > 1 else text
 
 
 def as_markdown(gains: Sequence[Gain]) -> str:
-    """Mean and spread (standard deviation over seeds) of each variant and group of sequences."""
-    groups = list(dict.fromkeys(g.sequence for g in gains))
+    """The table: for each variant and group mean and standard deviation over the seeds.
+
+    A second table has what each variant gains more than the first one with the same seed: the
+    networks of a seed saw the same samples and are measured on the same sequences.
+    """
+    groups = list(dict.fromkeys(g.group for g in gains))
     variants = list(dict.fromkeys(g.variant for g in gains))
-    lines = ["| network | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
+    means: dict[tuple[str, str], dict[int, float]] = {}
     for variant in variants:
+        for group in groups:
+            rows = [g for g in gains if (g.variant, g.group) == (variant, group)]
+            means[variant, group] = {
+                seed: statistics.mean(g.gain for g in rows if g.seed == seed)
+                for seed in sorted({g.seed for g in rows})
+            }
+    rule = "|---" * (len(groups) + 1) + "|"
+    lines = ["| gain, dB | " + " | ".join(groups) + " |", rule]
+    for variant in variants:
+        cells = [_cell(list(means[variant, group].values())) for group in groups]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    first = variants[0]
+    lines += ["", f"| more than {first}, dB | " + " | ".join(groups) + " |", rule]
+    for variant in variants[1:]:
         cells = []
         for group in groups:
-            values = [g.gain for g in gains if (g.variant, g.sequence) == (variant, group)]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{statistics.mean(values):+.2f} ± {spread:.2f}")
+            ours, theirs = means[variant, group], means[first, group]
+            more = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+            cells.append(_cell(more) if more else "–")
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

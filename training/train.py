@@ -13,8 +13,8 @@ import hashlib
 import math
 import os
 import tomllib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +27,35 @@ from training.data import PairSequence, Sampler, load_high_speed, load_pairs
 from training.losses import LOSSES, multi_scale, scales_of, weight_penalty
 from training.optimisers import Optimisers, average_gradients
 from training.synthesis import SynthesisConfig
+from vs_deblur import weights as weights_files
+from vs_deblur.errors import EngineError, InputError, UsageError, reason
 from vs_deblur.metrics import mean, psnr
-from vs_deblur.sequences import images
+from vs_deblur.sequences import header, images
 from vs_deblur.tiling import padded_size
 from vs_deblur.timeline import Plan, stream
-from vs_deblur.weights import read_tensors
 from vs_deblur_kernels.reference import pad_to
 from vs_deblur_models.blocks import DynamicTemporalBlending, ResBlock
-from vs_deblur_models.registry import build_network, save_network
+from vs_deblur_models.registry import ENTRIES, build_network, config_of, save_network
 from vs_deblur_models.spec import State, VideoNetwork, step_of, takes_frames
+
+
+def made[T](kind: type[T], values: Mapping[str, Any]) -> T:
+    """An object of a dataclass from a table of a recipe.
+
+    Raises:
+        ValueError: a key that the class does not have.
+        TypeError: one is missing.
+    """
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no {', '.join(unknown)}")
+    return kind(**values)
 
 
 @dataclass(frozen=True)
 class PairSource:
-    """A folder of real pairs: reduced by each factor, drawn with a weight a sequence."""
+    """A folder of real pairs: reduced by each factor, drawn with a weight a folder."""
 
     folder: str
     weight: float = 1.0
@@ -55,6 +70,10 @@ class VideoSource:
     taus: tuple[int, ...] = (7, 11, 15)
     linear: bool = True
     weight: float = 1.0
+
+
+# Settings that say something about a run, or measure it.
+_LABELS = frozenset(("attribution", "validation", "same_scene", "default", "begins_with"))
 
 
 @dataclass(frozen=True)
@@ -82,7 +101,7 @@ class Recipe:
         pairs, videos: real sequences; validation: pair folders to measure on, never trained on.
         same_scene: those of ``validation`` that show a scene of the training pairs (other frames).
         attribution: what the weights are trained on, for manifest and card.
-        begins_with: the recipe whose weights were given with ``--initial``, for the card.
+        begins_with: the recipe whose weights a run of this one must be given with ``--initial``.
         default: whether ``model="auto"`` is to mean these weights, once published.
         early_frames, early_share: fewer frames a sequence for the first share of the steps: cheap
             steps first, long recurrences later.
@@ -132,27 +151,42 @@ class Recipe:
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
-        """Read a recipe; an unknown key is an error."""
-        raw = tomllib.loads(path.read_text())
+        """Read a recipe.
+
+        Raises:
+            UsageError: it cannot be read, has a key that no recipe has, or values that no run
+                knows.
+        """
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"no recipe can be read: {reason(error)}", str(path)) from error
+        try:
+            recipe = cls._of(raw)
+            recipe.check()
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UsageError(str(error), str(path)) from error
+        return recipe
+
+    @classmethod
+    def _of(cls, raw: dict[str, Any]) -> Recipe:
         raw["pairs"] = tuple(
-            PairSource(**{**p, "reduce": tuple(p.get("reduce", (1,)))})
+            made(PairSource, {**p, "reduce": tuple(p.get("reduce", (1,)))})
             for p in raw.get("pairs", ())
         )
         raw["videos"] = tuple(
-            VideoSource(**{**v, "taus": tuple(v.get("taus", (7, 11, 15)))})
+            made(VideoSource, {**v, "taus": tuple(v.get("taus", (7, 11, 15)))})
             for v in raw.get("videos", ())
         )
         raw["validation"] = tuple(raw.get("validation", ()))
         synthesis = raw.get("synthesis", {})
         if "taus" in synthesis:
             synthesis["taus"] = tuple(synthesis["taus"])
-        raw["synthesis"] = SynthesisConfig(**synthesis)
+        raw["synthesis"] = made(SynthesisConfig, synthesis)
         raw["same_scene"] = tuple(raw.get("same_scene", ()))
         if "outer" in raw:
             raw["outer"] = tuple(raw["outer"])
-        recipe = cls(**raw)
-        recipe.check()
-        return recipe
+        return made(cls, raw)
 
     def check(self) -> None:
         """Refuse values that would train something else in silence.
@@ -172,6 +206,10 @@ class Recipe:
             for v in value if isinstance(value, tuple) else (value,):
                 if v not in values:
                     raise ValueError(f"{name} must be one of {', '.join(values)}, not {v}")
+        if self.network not in ENTRIES:
+            raise ValueError(f"network must be one of {', '.join(ENTRIES)}, not {self.network}")
+        with torch.device("meta"):  # hyper-parameters that it does not have
+            build_network(self.network, self.config)
 
     def kept_from_training(self, photos: Sequence[Path]) -> list[Path]:
         """The photographs that are held out."""
@@ -181,10 +219,11 @@ class Recipe:
         """What tells this recipe from others, as text.
 
         What is as it is by default does not count, so that new kinds of settings leave runs that
-        do not use them as they were.
+        do not use them as they were; nor what changes no weights.
         """
         usual = asdict(Recipe(self.network))
-        set_here = {k: v for k, v in asdict(self).items() if v != usual[k]}
+        here = {k: v for k, v in asdict(self).items() if k not in _LABELS}
+        set_here = {k: v for k, v in here.items() if v != usual[k]}
         return hashlib.sha256(repr((self.network, set_here)).encode()).hexdigest()[:16]
 
     def frames_at(self, step: int) -> int:
@@ -202,7 +241,31 @@ class Recipe:
         return rise * (low + (high - low) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def make_sampler(recipe: Recipe, data: Path, cache: Path, device: str = "cpu") -> Sampler:
+def photographs(recipe: Recipe, data: Path) -> tuple[list[Path], list[Path]]:
+    """The photographs of a recipe: those to train on, and those held out.
+
+    Raises:
+        InputError: there are none, or one is no picture.
+    """
+    folder = data / recipe.photos
+    found = images(folder)
+    for path in found:  # one that is damaged would end a run in its midst, at every try
+        if header(path) is None:
+            raise InputError("this photograph cannot be read", str(path), "take it away")
+    kept = set(recipe.kept_from_training(found))
+    trained = [p for p in found if p not in kept]
+    if not trained:
+        raise InputError("no photographs to synthesise from", str(folder))
+    return trained, sorted(kept)
+
+
+def make_sampler(
+    recipe: Recipe,
+    data: Path,
+    cache: Path,
+    device: str = "cpu",
+    synthetic_seed: int | None = None,
+) -> Sampler:
     """The sampler of a recipe.
 
     Args:
@@ -210,6 +273,10 @@ def make_sampler(recipe: Recipe, data: Path, cache: Path, device: str = "cpu") -
         data: the folder that the recipe's paths start from.
         cache: where synthetic sequences are kept (not those of a recipe that is ``live``).
         device: where those are made.
+        synthetic_seed: of the synthetic sequences, if not the recipe's.
+
+    Raises:
+        InputError: pairs or photographs that are missing or cannot be read.
     """
     pairs: list[PairSequence] = []
     weights: list[float] = []
@@ -222,10 +289,9 @@ def make_sampler(recipe: Recipe, data: Path, cache: Path, device: str = "cpu") -
             load_high_speed(data / video.file, tau, tau + 2, video.linear) for tau in video.taus
         ]
         weights += [video.weight / len(video.taus)] * len(video.taus)
-    photos = images(data / recipe.photos)
-    kept = set(recipe.kept_from_training(photos))
-    photos = [p for p in photos if p not in kept]
-    return sampler_of(recipe, pairs, weights, photos, cache, device)
+    needs_photos = not pairs or recipe.real_share < 1
+    photos = photographs(recipe, data)[0] if needs_photos else []
+    return sampler_of(recipe, pairs, weights, photos, cache, device, synthetic_seed)
 
 
 def sampler_of(
@@ -235,6 +301,7 @@ def sampler_of(
     photos: Sequence[Path],
     cache: Path,
     device: str = "cpu",
+    synthetic_seed: int | None = None,
 ) -> Sampler:
     """A sampler with a recipe's settings, of pairs and photographs that are given.
 
@@ -242,7 +309,7 @@ def sampler_of(
         recipe: what is trained.
         pairs, weights: real sequences, and how often each is drawn.
         photos: sharp photographs for the synthesis.
-        cache, device: as :func:`make_sampler`.
+        cache, device, synthetic_seed: as :func:`make_sampler`.
     """
     with torch.device("meta"):
         m = int(build_network(recipe.network, recipe.config).spec.look_behind)
@@ -262,6 +329,7 @@ def sampler_of(
         m=m,
         batch=recipe.batch,
         seed=recipe.seed,
+        synthetic_seed=synthetic_seed,
         live=torch.device(device) if recipe.live else None,
     )
 
@@ -291,10 +359,20 @@ def predict(network: Any, blurred: Tensor, m: int) -> list[Tensor]:
 
 
 @torch.no_grad()
-def validation_gain(network: Any, sequence: PairSequence, frames: int = 30) -> float:
+def validation_gain(
+    network: Any, sequence: PairSequence, frames: int = 30, margin: int = 0
+) -> float:
     """Mean gain in dB over the blurred input, the clip's edge frames repeated at its ends.
 
-    Frames that are identical to the sharp ones, before or after, are left out; NaN if all are.
+    Args:
+        network: what deblurs.
+        sequence: pairs of frames.
+        frames: of which the first so many are taken.
+        margin: frames at both ends that are computed and do not count.
+
+    Returns:
+        The mean; frames that are identical to the sharp ones, before or after, are left out; NaN
+        if all are.
     """
     spec = network.spec
     blurred = torch.from_numpy(sequence.blurred[:frames]).permute(0, 3, 1, 2).float() / 255.0
@@ -309,6 +387,8 @@ def validation_gain(network: Any, sequence: PairSequence, frames: int = 30) -> f
     plan = Plan(0, 0, spec.look_behind, spec.look_ahead)
     gains = []
     for out in stream(plan, ((x, n == 0) for n, x in enumerate(padded)), step):
+        if not margin <= out.n < len(padded) - margin:
+            continue
         result = out.value[0, :, :height, :width].cpu().float().clamp(0, 1).mul(255).round()
         image = result.to(torch.uint8).permute(1, 2, 0).numpy()
         before, after = (psnr(i, sequence.sharp[out.n]) for i in (sequence.blurred[out.n], image))
@@ -342,6 +422,7 @@ _STEPS_APART = 10**8
 _LARGEST_FALL = 3.0  # dB that the gain on training samples may fall below the best before
 _TELLING_SAMPLES = 100  # of which the mean gain is told from chance
 _MOST_SETBACKS = 4
+_LEAST_SHARE = 0.5  # of the steps whose loss and gradient must be numbers
 
 
 def _atomic_save(value: Any, path: Path) -> None:
@@ -365,11 +446,14 @@ class Trainer:
         device: "cpu" or "cuda".
         allow_changes: go on even if the checkpoint is of another recipe.
         initial: weights to begin with, where there is no checkpoint yet (shipped ones, to train
-            them further).
+            them further); where there is one, it must have begun with them.
 
     Raises:
-        ValueError: the checkpoint is of another recipe.
-        RuntimeError: ``initial`` does not fit the network.
+        UsageError: the checkpoint is of another recipe, of other pairs or photographs, or began
+            with other weights; the recipe begins with weights and none are given; ``initial`` is
+            of another network.
+        WeightsError: ``initial`` cannot be read.
+        EngineError: in a run: it diverged too often.
     """
 
     def __init__(
@@ -394,9 +478,10 @@ class Trainer:
         self.device = torch.device(device)
         torch.manual_seed(recipe.seed)
         network = build_network(recipe.network, recipe.config).to(self.device)
+        self.begun_with = ""  # sha256 of the weights that the run began with
         if initial is not None:
-            state, _ = read_tensors(initial)
-            network.load_state_dict({k: v.float() for k, v in state.items()})
+            network.load_state_dict(self._fitting(network, initial).state_dict())
+            self.begun_with = weights_files.sha256_of(initial)
         self.network = network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network)
         self.optimiser = Optimisers(self.network, recipe.optimiser, recipe.outer)
@@ -410,14 +495,41 @@ class Trainer:
         self.checkpoint = folder / "checkpoint.pt"
         if self.checkpoint.exists():
             self._resume(allow_changes)
+        elif recipe.begins_with and initial is None:
+            raise UsageError(
+                f"this recipe begins with the weights of {recipe.begins_with}",
+                str(folder),
+                "give them with --initial",
+            )
+
+    @staticmethod
+    def _fitting(network: Any, path: Path) -> Any:
+        """The network of a file, if it is the same one as this."""
+        found = weights_files.load(str(path)).network
+        same = found.spec.network == network.spec.network
+        if not same or config_of(found) != config_of(network):
+            raise UsageError(
+                f"these weights are of {found.spec.network} {config_of(found)}, "
+                f"the recipe is for {network.spec.network} {config_of(network)}",
+                str(path),
+            )
+        return found
 
     def _resume(self, allow_changes: bool) -> None:
         kept = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        if kept.get("recipe") != self.recipe.digest() and not allow_changes:
-            raise ValueError(
-                f"{self.checkpoint} is of another recipe: take another run folder, "
-                "or --allow-changes to go on with this one"
-            )
+        begun_with = kept.get("begun_with", "")
+        if not allow_changes:
+            other = ""
+            if kept.get("recipe") != self.recipe.digest():
+                other = "is of another recipe"
+            elif kept.get("data") != self.sampler.digest:
+                other = "is of other pairs or photographs"
+            elif self.begun_with not in ("", begun_with):
+                other = "began with other weights"
+            if other:
+                hint = "take another folder for this run (`train` has --allow-changes)"
+                raise UsageError(f"this run {other}", str(self.checkpoint), hint)
+        self.begun_with = begun_with
         self.network.load_state_dict(kept["network"])
         self.average.load_state_dict(kept["average"])
         self.optimiser.load_state_dict(kept["optimiser"])
@@ -425,6 +537,7 @@ class Trainer:
             self.adversary.load_state_dict(kept["adversary"])
         self.step = kept["step"]
         self.setbacks = kept.get("setbacks", 0)
+        self._best_gain = kept.get("best_gain", -math.inf)
 
     def save(self) -> None:
         """Write checkpoint and weights (of the moving average)."""
@@ -436,7 +549,10 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "setbacks": self.setbacks,
+            "best_gain": self._best_gain,
             "recipe": self.recipe.digest(),
+            "data": self.sampler.digest,
+            "begun_with": self.begun_with,
         }
         if self.adversary is not None:
             kept["adversary"] = self.adversary.state_dict()
@@ -475,7 +591,10 @@ class Trainer:
         return loss, gain, predicted, sharp
 
     def train_step(self) -> tuple[float, float, float]:
-        """One optimiser step; returns loss, gain over the input in dB, and gradient norm."""
+        """One optimiser step; returns loss, gain over the input in dB, and gradient norm.
+
+        Where the norm is no number nothing is changed.
+        """
         recipe = self.recipe
         loss, gain, predicted, sharp = self._loss(self.step)
         self.optimiser.zero_grad()
@@ -532,14 +651,16 @@ class Trainer:
         """Go back to the last checkpoint, to go on from it with half the rate.
 
         Raises:
-            RuntimeError: there is none, or it has been gone back to too often.
+            EngineError: there is none, or it has been gone back to too often.
         """
         where = self.step
+        hint = "take a smaller learning_rate"
         if not self.checkpoint.exists():
-            raise RuntimeError(f"the run diverged before step {where}: take a smaller rate")
+            raise EngineError(f"the run diverged before step {where}", str(self.folder), hint)
         setbacks = self.setbacks + 1
         if setbacks > _MOST_SETBACKS:
-            raise RuntimeError(f"the run diverged {setbacks} times, the last at step {where}")
+            said = f"the run diverged {setbacks} times, the last at step {where}"
+            raise EngineError(said, str(self.folder), hint)
         self._resume(allow_changes=True)
         self.setbacks = setbacks
         print(f"diverged at step {where}: back to step {self.step}, rate halved", flush=True)
@@ -558,19 +679,22 @@ class Trainer:
     def run(self, validation: list[PairSequence]) -> None:
         """Train to the end of the recipe, with a row in log.csv at every validation."""
         recipe = self.recipe
-        log = self.folder / "log.csv"
-        total = torch.zeros(3)
-        count = 0
+        total = torch.zeros(5)  # of loss, gain and norm; steps that count, and all
         while self.step < recipe.steps:
-            total += torch.tensor(self.train_step())
-            count += 1
+            figures = torch.tensor([*self.train_step(), 1.0, 1.0])
+            # A batch of which the loss is no number is left out, of the sums too.
+            is_number = bool(figures.isfinite().all())
+            total += figures if is_number else torch.tensor([0, 0, 0, 0, 1.0])
             if self.step % recipe.validate_every and self.step != recipe.steps:
                 continue
-            loss, gain, norm = (self._over_processes(total) / count).tolist()
-            has_diverged = self._has_diverged(loss, gain, count)
+            *sums, counted, steps, last = self._over_processes(
+                torch.tensor([*total, float(is_number)])
+            ).tolist()
             total.zero_()
-            count = 0
-            if has_diverged:
+            loss, gain, norm = (x / counted if counted else math.inf for x in sums)
+            # Weights that are no numbers spoil all that comes after, the last step too.
+            spoilt = counted < _LEAST_SHARE * steps or last < 1
+            if self._has_diverged(math.inf if spoilt else loss, gain, round(steps)):
                 self._go_back()
                 continue
             row: dict[str, float] = {
@@ -583,10 +707,22 @@ class Trainer:
             }
             self.save()
             if self.rank == 0:
-                new = not log.exists()
-                with log.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, list(row))
-                    if new:
-                        writer.writeheader()
-                    writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
-                print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+                self._log(row)
+        if self.world > 1:
+            dist.barrier()  # what the first process has written is there for all
+
+    def _log(self, row: Mapping[str, float]) -> None:
+        """Add a row to log.csv; a log with other columns is kept beside it, by its last step."""
+        log = self.folder / "log.csv"
+        if log.exists():
+            with log.open(newline="") as file:
+                rows = list(csv.reader(file))
+            if rows and rows[0] != list(row):
+                log.replace(log.with_name(f"log-{rows[-1][0]}.csv"))
+        new = not log.exists()
+        with log.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
+        print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
