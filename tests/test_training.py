@@ -575,8 +575,12 @@ def test_high_speed_video_is_averaged_by_equation_1(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pair.sharp[n], frames[9 * n + 3])
     with pytest.raises(ValueError, match="tau"):
         load_high_speed(tmp_path / "fast.mkv", tau=8, period=9, linear=False)
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(InputError, match="shorter"):
         load_high_speed(tmp_path / "fast.mkv", tau=21, period=21, linear=True)
+    (tmp_path / "none.mkv").write_bytes(b"no video")
+    for name in ("none.mkv", "missing.mkv"):
+        with pytest.raises(InputError, match=rf"the video cannot be read: .*{name}"):
+            load_high_speed(tmp_path / name, tau=7, period=9, linear=True)
 
 
 DDP = """

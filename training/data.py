@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from training.batched import Synthesiser
 from training.synthesis import SynthesisConfig, make_sequence, to_encoded, to_linear
-from vs_deblur.errors import InputError
+from vs_deblur.errors import InputError, UsageError, reason
 from vs_deblur.sequences import pair_folders, read_pairs
 
 Frames = NDArray[np.uint8]
@@ -70,6 +70,22 @@ def load_pairs(folder: Path, reduce: Sequence[int] = (1,)) -> list[PairSequence]
     return found
 
 
+def _decoded(path: Path) -> Iterator[Frames]:
+    """The frames of a video, (H, W, 3) uint8.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                yield np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    except (OSError, ValueError, IndexError) as error:  # FFmpeg's errors are of both kinds
+        raise InputError(f"the video cannot be read: {reason(error)}", str(path)) from error
+
+
 def load_high_speed(path: Path, tau: int, period: int, linear: bool) -> PairSequence:
     """A sequence from high-speed video by equation 1 of Kim et al. 2017.
 
@@ -80,32 +96,29 @@ def load_high_speed(path: Path, tau: int, period: int, linear: bool) -> PairSequ
         linear: average in linear light (sRGB curve) instead of the encoded values.
 
     Raises:
-        ValueError: the video is shorter than one exposure, or ``tau`` and ``period`` do not fit.
+        InputError: the video cannot be read, or is shorter than one exposure.
+        UsageError: ``tau`` and ``period`` do not fit.
     """
-    import av
-
     if tau % 2 == 0 or not tau <= period < 2 * tau:
-        raise ValueError(f"tau must be odd and tau <= period < 2 tau, got {tau} and {period}")
+        raise UsageError(f"tau must be odd and tau <= period < 2 tau, got {tau} and {period}")
     blurred: list[Frames] = []
     sharp: list[Frames] = []
     total: NDArray[np.float32] | None = None
-    with av.open(str(path)) as container:
-        for i, frame in enumerate(container.decode(video=0)):
-            phase = i % period
-            if phase >= tau:
-                continue
-            picture = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-            light = picture.astype(np.float32) / 255.0
-            light = to_linear(torch.from_numpy(light)).numpy() if linear else light
-            total = light if phase == 0 or total is None else total + light
-            if phase == tau // 2:
-                sharp.append(picture)
-            if phase == tau - 1:
-                mean = torch.from_numpy(total / tau)
-                encoded = to_encoded(mean) if linear else mean
-                blurred.append((encoded.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+    for i, picture in enumerate(_decoded(path)):
+        phase = i % period
+        if phase >= tau:
+            continue
+        light = picture.astype(np.float32) / 255.0
+        light = to_linear(torch.from_numpy(light)).numpy() if linear else light
+        total = light if phase == 0 or total is None else total + light
+        if phase == tau // 2:
+            sharp.append(picture)
+        if phase == tau - 1:
+            mean = torch.from_numpy(total / tau)
+            encoded = to_encoded(mean) if linear else mean
+            blurred.append((encoded.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
     if not blurred:
-        raise ValueError(f"{path.name} is shorter than one exposure of {tau} frames")
+        raise InputError(f"shorter than one exposure of {tau} frames", str(path))
     return PairSequence(path.stem, np.stack(blurred), np.stack(sharp[: len(blurred)]))
 
 
@@ -195,7 +208,7 @@ class Sampler:
 
     Raises:
         InputError: a real sequence is smaller than a patch; nothing to draw from.
-        ValueError: a synthetic sequence is.
+        UsageError: a synthetic sequence is.
     """
 
     def __init__(
@@ -244,7 +257,7 @@ class Sampler:
         if not self.photos:
             raise InputError("no photographs to synthesise from", str(cache))
         if synthesis.frames < longest + 2 * m or synthesis.size < size:
-            raise ValueError("synthetic sequences are smaller than the samples drawn from them")
+            raise UsageError("synthetic sequences are smaller than the samples drawn from them")
         if live is not None:
             self._live = Synthesiser(synthesis, self.photos, live, self.synthetic_seed)
 

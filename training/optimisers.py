@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Adam, Optimizer
 
+from vs_deblur.errors import UsageError
+
 
 def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly: singular values end between 0.7 and 1.2.
@@ -87,13 +89,13 @@ class Optimisers:
             inputs or outputs are pixels.
 
     Raises:
-        ValueError: a name that no layer has, or no name at all where Muon is asked for.
+        UsageError: a name that no layer has, or no name at all where Muon is asked for.
     """
 
     def __init__(self, network: nn.Module, name: str, outer: tuple[str, ...] = ()) -> None:
         layers = {path.split(".")[0] for path, _ in network.named_parameters()}
         if name == "muon" and (not outer or not set(outer) <= layers):
-            raise ValueError(f"outer must name layers of {', '.join(sorted(layers))}")
+            raise UsageError(f"outer must name layers of {', '.join(sorted(layers))}")
         inner: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []
         for path, p in network.named_parameters():
@@ -123,9 +125,9 @@ class Optimisers:
         """Go on from a checkpoint.
 
         Raises:
-            ValueError: it is another optimiser's.
+            UsageError: it is another optimiser's.
         """
         if not isinstance(kept, list) or len(kept) != len(self.parts):
-            raise ValueError("the checkpoint is of another optimiser")
+            raise UsageError("the checkpoint is of another optimiser")
         for part, state in zip(self.parts, kept, strict=True):
             part.load_state_dict(state)
