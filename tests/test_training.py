@@ -405,6 +405,8 @@ def test_a_run_can_begin_with_weights(photos: list[Path], tmp_path: Path) -> Non
     for key, value in first.average.state_dict().items():
         assert torch.equal(value, second.network.state_dict()[key]), key
         assert torch.equal(value, second.average.state_dict()[key]), key
+    begun, _ = read_tensors(weights_at(tmp_path / "second", 0))
+    assert all(torch.equal(v, begun[k]) for k, v in first.average.state_dict().items())
     second.save()
     assert second.begun_with == sha256_of(weights)
     again = Trainer(recipe_for(seed=5), sampler, tmp_path / "second", "cpu")

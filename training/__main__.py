@@ -188,7 +188,11 @@ def plot_command(runs: tuple[Path, ...], output: Path) -> None:
 @DATA
 @RUN
 @click.option(
-    "--step", "steps", type=int, multiple=True, help="Of several: their mean. Default: last."
+    "--step",
+    "steps",
+    type=int,
+    multiple=True,
+    help="Of several: their mean; 0: what the run began with. Default: last.",
 )
 @click.option("--allow-changes", is_flag=True, help="Though the recipe is not the run's any more.")
 def publish_command(

@@ -501,6 +501,8 @@ class Trainer:
                 str(folder),
                 "give them with --initial",
             )
+        elif initial is not None and not self.rank:
+            self._keep_weights()  # step 0: they may have a part in a mean that is published
 
     @staticmethod
     def _fitting(network: Any, path: Path) -> Any:
@@ -558,9 +560,12 @@ class Trainer:
             kept["adversary"] = self.adversary.state_dict()
         _atomic_save(kept, self.checkpoint)
         save_network(self.average, self.folder / f"{self.recipe.network}.safetensors")
-        kept_weights = weights_at(self.folder, self.step)
-        kept_weights.parent.mkdir(exist_ok=True)
-        save_network(self.average, kept_weights)
+        self._keep_weights()
+
+    def _keep_weights(self) -> None:
+        kept = weights_at(self.folder, self.step)
+        kept.parent.mkdir(exist_ok=True)
+        save_network(self.average, kept)
 
     def _loss(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Loss, gain over the input in dB, predicted and sharp frames (B, T, 3, H, W)."""
