@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import ks_2samp
 from torch import Tensor
 
+from benchmarks import synthesis
 from training import batched
 from training.batched import (
     Synthesiser,
@@ -28,6 +32,14 @@ from training.batched import (
 from training.synthesis import SynthesisConfig, affine, make_sequence, particle_path
 
 CPU = torch.device("cpu")
+NAMES = (
+    "PSNR",
+    "gradients",
+    "brightness",
+    "change of brightness",
+    "motion",
+    "colour",
+)
 CONFIG = SynthesisConfig(size=40, frames=4, max_speed=14.0, min_sharpness=20.0)
 
 
@@ -48,7 +60,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def figures(sequence: NDArray[np.uint8]) -> list[float]:
-    """PSNR, what blur left of the gradients, brightness, its change, and motion."""
+    """PSNR, what blur left of the gradients, brightness, its change, motion, and fine colour.
+
+    The last is the median of what is not grey of the difference from the neighbours' mean:
+    compression takes it away.
+    """
     blurred, sharp = sequence.astype(np.float64)
 
     def decibels(a: NDArray[Any], b: NDArray[Any]) -> float:
@@ -57,12 +73,17 @@ def figures(sequence: NDArray[np.uint8]) -> list[float]:
     def gradients(x: NDArray[Any]) -> float:
         return float((np.diff(x, axis=1) ** 2).mean() + (np.diff(x, axis=2) ** 2).mean())
 
+    fine = blurred[:, 1:-1, 1:-1] - (
+        (blurred[:, :-2, 1:-1] + blurred[:, 2:, 1:-1]) / 4
+        + (blurred[:, 1:-1, :-2] + blurred[:, 1:-1, 2:]) / 4
+    )
     return [
         decibels(blurred, sharp),
         float(np.log(gradients(blurred) / gradients(sharp))),
         float(sharp.mean()),
         float(blurred.mean() - sharp.mean()),
         decibels(sharp[1:], sharp[:-1]),
+        float(np.median(np.abs(fine - fine.mean(axis=-1, keepdims=True)))),
     ]
 
 
@@ -72,17 +93,44 @@ def test_the_same_distribution(photos: list[Path]) -> None:
     reference = [figures(make_sequence(CONFIG, photos, 1, i)) for i in range(count)]
     synthesiser = Synthesiser(CONFIG, photos, CPU, 1)
     ours = [figures(s) for i in range(count // 24) for s in synthesiser.batch(i, 24).numpy()]
-    names = ("PSNR", "gradients", "brightness", "change of brightness", "motion")
-    for i, name in enumerate(names):
+    for i, name in enumerate(NAMES):
         chance = ks_2samp([f[i] for f in reference], [f[i] for f in ours]).pvalue
         assert chance > 0.01, name
 
 
-def test_it_would_tell_another_distribution(photos: list[Path]) -> None:
-    slow = SynthesisConfig(size=40, frames=4, max_speed=8.0, min_sharpness=20.0)
-    both = [Synthesiser(c, photos, CPU, 1) for c in (CONFIG, slow)]
-    psnr = [[figures(q)[0] for i in range(10) for q in s.batch(i, 24).numpy()] for s in both]
-    assert ks_2samp(*psnr).pvalue < 0.01
+@pytest.mark.parametrize(
+    ("change", "told_by"),
+    [
+        ({"max_speed": 8.0}, "PSNR"),
+        ({"linear_share": 0.0}, "change of brightness"),
+        ({"compression_share": 0.0}, "colour"),
+        ({"saturation_share": 0.9}, "change of brightness"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else next(iter(x)),
+)
+def test_it_would_tell_another_distribution(
+    photos: list[Path], change: dict[str, Any], told_by: str
+) -> None:
+    other = replace(CONFIG, **change)
+    both = [Synthesiser(c, photos, CPU, 1) for c in (CONFIG, other)]
+    which = NAMES.index(told_by)
+    found = [[figures(q)[which] for i in range(10) for q in s.batch(i, 24).numpy()] for s in both]
+    assert ks_2samp(*found).pvalue < 0.01
+
+
+def test_the_same_noise(photos: list[Path]) -> None:
+    """Where one blurred frame is repeated, frames differ by nothing else."""
+    frozen = replace(CONFIG, frozen_share=1.0, still_share=0.0, compression_share=0.0, frames=2)
+
+    def deviation(sequence: NDArray[np.uint8]) -> float:
+        return float(np.std(sequence[0, 1].astype(np.float64) - sequence[0, 0]))
+
+    def ours(config: SynthesisConfig) -> list[float]:
+        return [deviation(s) for s in Synthesiser(config, photos, CPU, 1).batch(0, 200).numpy()]
+
+    reference = [deviation(make_sequence(frozen, photos, 1, i)) for i in range(200)]
+    assert ks_2samp(reference, ours(frozen)).pvalue > 0.01
+    assert ks_2samp(reference, ours(replace(frozen, noise=1.0))).pvalue < 0.01
 
 
 def test_a_batch_is_a_function_of_seed_index_and_count(photos: list[Path]) -> None:
@@ -270,3 +318,16 @@ def test_the_square_of_a_patch_holds_all_that_the_camera_sees() -> None:
     whole = _view(pictures, torch.from_numpy(matrices * np.float32(size / patch)), view, size)
     into = torch.from_numpy(_into_square(matrices, corners, size, patch, side))
     assert (_view(squares, into, view, size) - whole).abs().max() < 1e-4
+
+
+def test_the_benchmark_of_both(photos: list[Path], tmp_path: Path) -> None:
+    """It makes sequences both ways and writes what it found."""
+    output = tmp_path / "new" / "synthesis.csv"
+    small = ["--size", "32", "--frames", "3", "--batch", "2", "--rounds", "2", "-o", str(output)]
+    result = CliRunner().invoke(synthesis.main, [str(photos[0].parent), *small])
+    assert result.exit_code == 0, result.output
+    with output.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["frames"], row["size"], row["rounds"]) == ("3", "32", "2")
+    assert float(row["batched_per_s"]) > 0
+    assert float(row["ratio"]) > 0
