@@ -22,7 +22,7 @@ from tests.small import SMALL_LITE, scramble
 from training import card, failures
 from training.card import Findings, measured, refresh
 from training.failures import CASES, Case, Shown, sheet, show
-from training.publish import Finished, finished, how_made, publish
+from training.publish import Finished, damp, finished, how_made, mean_of, publish
 from training.train import Recipe, weights_at
 from vs_deblur.engine import Deblurrer
 from vs_deblur.errors import InputError, UsageError
@@ -129,6 +129,24 @@ def test_a_step_that_was_chosen_is_told(run: list[Path], tmp_path: Path) -> None
     assert how_made(recipe, chosen) == "the weights at step 200, chosen on the validation sequences"
     with pytest.raises(InputError, match="no weights of this step"):
         finished(recipe, folder, (300,))
+
+
+def test_feedback_can_be_damped(run: list[Path], data: Path, tmp_path: Path) -> None:
+    """A frame whose memory is empty is as it was; the following ones differ."""
+    network, damped = mean_of(run[:1]).eval(), mean_of(run[:1]).eval()
+    damp(damped, 0.5)
+    window = torch.rand(1, 9, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        (first, state), (same, _) = network.step(window, None), damped.step(window, None)
+        (second, _), (other, _) = network.step(window, state), damped.step(window, state)
+        halved, _ = network.step(window, (state[0] / 2, state[1]))
+    assert torch.equal(first, same)
+    assert not torch.allclose(second, other, atol=1e-4)
+    torch.testing.assert_close(other, halved, atol=1e-5, rtol=0)
+    found = Finished((run[1],), feedback=0.5)
+    assert how_made(replace(RECIPE, begins_with=""), found) == "feedback times 0.5"
+    with pytest.raises(UsageError, match="photo_lite has no feedback"):
+        damp(build_network("photo_lite"), 0.5)
 
 
 def test_weights_of_another_run_are_not_published(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,13 +196,26 @@ def plot_command(runs: tuple[Path, ...], output: Path) -> None:
     help="Of several: their mean; 0: what the run began with. Default: last.",
 )
 @click.option("--allow-changes", is_flag=True, help="Though the recipe is not the run's any more.")
+@click.option(
+    "--feedback",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="How much F counts (strcnn_dtb_lite).",
+)
 def publish_command(
-    recipe: Path, data: Path, run: Path, steps: tuple[int, ...], allow_changes: bool
+    recipe: Path,
+    data: Path,
+    run: Path,
+    steps: tuple[int, ...],
+    allow_changes: bool,
+    feedback: float,
 ) -> None:
     """Ship the weights of a run: file, manifest and model card, with gains measured."""
     what = Recipe.load(recipe)
     root = Path(__file__).parent.parent
     found = finished(what, run, steps, allow_changes=allow_changes)
+    found = replace(found, feedback=feedback)
     card = publish(what, recipe, found, data, root)
     click.echo(card.read_text())
 

@@ -18,6 +18,7 @@ from vs_deblur.errors import InputError, UsageError
 from vs_deblur.weights import read_tensors, sha256_of
 from vs_deblur_models.registry import from_state, save_network
 from vs_deblur_models.spec import takes_frames
+from vs_deblur_models.strcnn import StrcnnDtbLite
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Finished:
         weights: safetensors files; of more than one the mean is shipped.
         begun_with: sha256 of the weights that the run began with; empty: none, or not known.
         is_chosen: whether somebody chose the steps: they are not just the last one.
+        feedback: factor on what the fed back feature map F counts for, see :func:`damp`.
     """
 
     weights: tuple[Path, ...]
     begun_with: str = ""
     is_chosen: bool = False
+    feedback: float = 1.0
 
 
 def finished(
@@ -75,6 +78,26 @@ def mean_of(weights: Sequence[Path]) -> Any:
     return from_state(mean, states[0][1])
 
 
+def damp(network: Any, feedback: float) -> None:
+    """Let the feature map F that a network feeds back count for less, in place.
+
+    Training unrolls a few frames; over many, a feedback that is too strong may settle in one of two
+    states, and which one depends on where the recurrence began: brightness jumps at the borders of
+    segments (``benchmarks.temporal``).
+
+    Args:
+        network: a ``strcnn_dtb_lite``.
+        feedback: factor on the weights that F goes through first.
+
+    Raises:
+        UsageError: the network is another one.
+    """
+    if not isinstance(network, StrcnnDtbLite):
+        raise UsageError(f"{network.spec.network} has no feedback that can be damped")
+    with torch.no_grad():
+        network.head.weight[:, -network.config.feedback_channels :] *= feedback
+
+
 def publish(recipe: Recipe, recipe_file: Path, found: Finished, data: Path, root: Path) -> Path:
     """Ship the weights of a run.
 
@@ -96,6 +119,8 @@ def publish(recipe: Recipe, recipe_file: Path, found: Finished, data: Path, root
     weights = found.weights
     folder = root / "models" / "vs_deblur_models" / "weights"
     network = mean_of(weights)
+    if found.feedback != 1:
+        damp(network, found.feedback)
     name = recipe.network
     if network.spec.network != name:
         raise UsageError(f"these weights are of {network.spec.network}", str(weights[0]))
@@ -150,4 +175,6 @@ def how_made(recipe: Recipe, found: Finished) -> str:
         parts.append(f"mean of the weights at steps {steps}, chosen on the validation sequences")
     elif found.is_chosen:
         parts.append(f"the weights at step {steps}, chosen on the validation sequences")
+    if found.feedback != 1:
+        parts.append(f"feedback times {found.feedback:g}")
     return "; ".join(parts)
