@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -132,6 +134,23 @@ def test_no_pulse_at_segment_borders() -> None:
     assert float(difference.mean()) < 0.5
     before, after = (psnr(x[64], pairs[64][1]) for x in (endless, default))
     assert abs(before - after) < 0.1
+
+
+@pytest.mark.shared
+def test_where_a_recurrence_began_is_forgotten(shared: Path) -> None:
+    """Footage on which earlier weights settled in one of two states, 24 code values apart."""
+    clip = shared / "data" / "clips" / "gopro_hero7_walk_848x480_30.mp4"
+    with av.open(str(clip)) as container:
+        frames = [
+            np.ascontiguousarray(frame.to_ndarray(format="rgb24")[152:328, 264:584])
+            for frame in islice(container.decode(video=0), 42)
+        ]
+    # Borders at 32 in one and at 40 in the other; without segments the recurrence began at 0.
+    endless = list(Deblurrer(device="cpu", segment=0).video(frames))
+    for segment in (32, 40):
+        borders = list(Deblurrer(device="cpu", segment=segment).video(frames))
+        difference = np.abs(borders[segment].astype(int) - endless[segment])
+        assert difference.max() <= 3, segment
 
 
 def test_colours_do_not_shift(deblurrer: Deblurrer) -> None:
