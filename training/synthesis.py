@@ -144,7 +144,8 @@ def laplacian_variance(grey: NDArray[np.float32]) -> float:
 
 
 @lru_cache(maxsize=300)
-def _open(path: Path) -> Image.Image:
+def photograph(path: Path) -> Image.Image:
+    """A photograph as RGB, read once."""
     with Image.open(path) as image:
         return image.convert("RGB")
 
@@ -155,7 +156,7 @@ def _draw_patch(
     """A sharp square of a photograph, (3, size, size) in 0..1, reduced by a random factor."""
     best: tuple[float, NDArray[np.uint8]] | None = None
     for _ in range(12):
-        image = _open(photos[int(rng.integers(len(photos)))])
+        image = photograph(photos[int(rng.integers(len(photos)))])
         most = min(image.width, image.height) / size
         factor = float(np.exp(rng.uniform(0.0, np.log(max(min(most, 3.0), 1.0)))))
         side = min(round(size * factor), image.width, image.height)
