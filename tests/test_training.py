@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.small import SMALL_LITE
+from tests.small import SMALL_LITE, scramble
 from training.__main__ import main
 from training.adversarial import Adversary
 from training.data import (
@@ -57,6 +57,7 @@ from training.train import (
     PairSource,
     Recipe,
     Trainer,
+    burnt_in,
     dead_share,
     make_sampler,
     predict,
@@ -535,6 +536,39 @@ def test_a_run_that_is_interrupted_ends_the_same(
         assert torch.equal(value, resumed.network.state_dict()[key]), key
     for key, value in whole.average.state_dict().items():
         assert torch.equal(value, resumed.average.state_dict()[key]), key
+
+
+def test_burn_in_goes_to_and_fro() -> None:
+    torch.manual_seed(4)
+    network = scramble(build_network("strcnn_dtb_lite", SMALL_LITE))
+    x = torch.rand(2, 5, 3, 32, 32)
+    longer = torch.cat((x[:, [2, 3, 4, 3, 2, 1]], x), dim=1)
+    for count in (6, 2, 1):
+        state = burnt_in(network, x, count)
+        assert state is not None
+        assert not any(s.requires_grad for s in state)
+        expected = unroll(network, longer[:, 6 - count :])[:, count:]
+        torch.testing.assert_close(unroll(network, x, state), expected)
+        assert not torch.allclose(unroll(network, x), expected)
+    assert burnt_in(network, x, 0) is None
+
+
+def test_burn_in_is_drawn_by_the_step_and_trains_all_weights(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(burn_in=4, precision="bf16")
+    counts = [recipe.burn_in_at(step) for step in range(200)]
+    assert counts == [recipe.burn_in_at(step) for step in range(200)]
+    assert set(counts) == {0, 1, 2, 3, 4}
+    assert 70 < counts.count(0) < 130
+    assert not any(recipe_for().burn_in_at(step) for step in range(20))
+    monkeypatch.setattr(Recipe, "burn_in_at", lambda *_: 3)
+    trainer = Trainer(recipe, sampler_for(photos, tmp_path / "cache"), tmp_path / "run", "cpu")
+    loss, *_ = trainer._loss(0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is not None for p in trainer.network.parameters())
+    monkeypatch.setattr(Recipe, "burn_in_at", lambda *_: 0)
+    assert float(trainer._loss(0)[0].detach()) != float(loss.detach())
 
 
 def test_dead_units_are_counted() -> None:

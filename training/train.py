@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -105,6 +106,9 @@ class Recipe:
         default: whether ``model="auto"`` is to mean these weights, once published.
         early_frames, early_share: fewer frames a sequence for the first share of the steps: cheap
             steps first, long recurrences later.
+        burn_in: in every other step, drawn at random, the recurrence has run through up to so many
+            frames before the first that counts, without a slope (Kapturowski et al. 2019, section
+            3): what it has come to after many frames is trained too, and not only its beginning.
     """
 
     network: str
@@ -132,6 +136,7 @@ class Recipe:
     validate_every: int = 500
     early_frames: int = 0
     early_share: float = 0.0
+    burn_in: int = 0
     real_share: float = 0.35
     still_real_share: float = 0.1
     sharp_share: float = 0.0
@@ -230,6 +235,11 @@ class Recipe:
         """Frames of a sequence at a step."""
         early = self.early_frames and step < self.early_share * self.steps
         return self.early_frames if early else self.frames
+
+    def burn_in_at(self, number: int) -> int:
+        """Frames that the recurrence has run through before those of a batch."""
+        rng = np.random.default_rng([self.seed, 3, number])
+        return int(rng.integers(1, self.burn_in + 1)) if self.burn_in and rng.random() < 0.5 else 0
 
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
@@ -345,13 +355,39 @@ def unroll(network: VideoNetwork, blurred: Tensor, state: State | None = None) -
     return torch.stack(out, dim=1)
 
 
-def predict(network: Any, blurred: Tensor, m: int) -> list[Tensor]:
+@torch.no_grad()
+def burnt_in(network: VideoNetwork, blurred: Tensor, count: int) -> State | None:
+    """The state of the recurrence before a clip, as if it had run through ``count`` frames.
+
+    Those are the clip's own, to and fro, the first as far from it as ``count``: an exposure
+    reversed in time is an exposure.
+
+    Args:
+        network: a network for video.
+        blurred: (B, T + 2m, 3, H, W).
+        count: frames.
+
+    Returns:
+        The state that the clip's first window goes on with; None where there are no frames.
+    """
+    last = blurred.shape[1] - 1
+    state: State | None = None
+    if not count or not last:
+        return state
+    before = [last - abs(last - i % (2 * last)) for i in range(count, 0, -1)]
+    frames = torch.cat((blurred[:, before], blurred), dim=1)
+    for t in range(count):
+        _, state = network.step(frames[:, t : t + network.spec.window].flatten(1, 2), state)
+    return state
+
+
+def predict(network: Any, blurred: Tensor, m: int, state: State | None = None) -> list[Tensor]:
     """What a network makes of (B, T + 2m, 3, H, W): full size (B, T, 3, H, W), then smaller ones.
 
-    Networks for photos take each frame by itself.
+    Networks for photos take each frame by itself; those for video go on from ``state``.
     """
     if takes_frames(network):
-        return [unroll(network, blurred)]
+        return [unroll(network, blurred, state)]
     batch, frames = blurred.shape[0], blurred.shape[1] - 2 * m
     x = blurred[:, m : m + frames].flatten(0, 1)
     sizes = network.scales(x) if hasattr(network, "scales") else [network(x)]
@@ -576,8 +612,13 @@ class Trainer:
         blurred, sharp = batch.blurred.to(self.device), batch.sharp.to(self.device)
         half = recipe.precision == "bf16"
         m = self.sampler.m
+        # Each for itself: autocast would keep weights that it cast where there is no slope.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            sizes = predict(self.network, blurred, m)
+            state = None
+            if takes_frames(self.network):
+                state = burnt_in(self.network, blurred, recipe.burn_in_at(number))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            sizes = predict(self.network, blurred, m, state)
         sizes = [out.float() for out in sizes]
         predicted = sizes[0]
         flat = [out.flatten(0, 1) for out in sizes]
