@@ -58,6 +58,10 @@ def differences(deblurrer: Deblurrer, frames: Sequence[NDArray[np.uint8]]) -> di
     for n in range(last + 1):
         whole[n], state = step(n, state)
     targets = list(range(max(WARMUPS) + 1, last + 1))[:: max(1, (last - 32) // 5)][:5]
+    if not targets:
+        raise click.UsageError(
+            f"clips must have {max(WARMUPS) + 2 + deblurrer.spec.look_ahead} frames"
+        )
     errors: dict[int, float] = {}
     for w in WARMUPS:
         found = []

@@ -125,9 +125,12 @@ def test_adapted_weights_gain_on_frames_that_were_held_out(
 def test_weights_that_gain_nothing_are_not_written(
     begun: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    arguments = ["adapt", str(begun), "--pairs", str(pairs), "--run", str(tmp_path / "run")]
+    gained = tmp_path / "gained.safetensors"  # a gain that the log rounds
+    found = adapt(str(begun), pairs, tmp_path / "a", gained, steps=60, rate=5e-3, size=32)
+    assert found.gained > 0.5
+    arguments = ["adapt", str(gained), "--pairs", str(pairs), "--run", str(tmp_path / "run")]
     output = tmp_path / "mine.safetensors"
-    short = ["-o", str(output), "--steps", "2", "--rate", "0", "--size", "16"]
+    short = ["-o", str(output), "--steps", "2", "--rate", "1e-12", "--size", "16"]
     result = CliRunner().invoke(main, [*arguments, *short])
     assert result.exit_code == 1
     assert f"nothing was gained: {output} is not written" in result.output

@@ -75,10 +75,17 @@ def run(tmp_path: Path) -> list[Path]:
 
 
 def published(run: list[Path], data: Path, root: Path, **changes: Any) -> Path:
-    recipe = replace(RECIPE, validation=("val",), same_scene=(), **changes)
+    scenes = changes.pop("scenes", ())
+    recipe = replace(RECIPE, validation=("val",), same_scene=scenes, **changes)
     (root / "models" / "vs_deblur_models" / "weights").mkdir(parents=True, exist_ok=True)
     found = Finished(tuple(run), "0123456789abcdef", is_chosen=len(run) > 1)
     return publish(recipe, Path("recipes/small.toml"), found, data, root)
+
+
+def write_checkpoint(folder: Path, **kept: Any) -> None:
+    """A run's, at step 400; publishing takes its weights from other files."""
+    states: dict[str, Any] = {"network": {}, "average": {}, "optimiser": {}}
+    torch.save({"step": 400, **states, **kept}, folder / "checkpoint.pt")
 
 
 def table(text: str, name: str) -> list[list[str]]:
@@ -111,8 +118,19 @@ def test_what_is_published_says_how_it_was_made(
     assert "![what goes in, what comes out, sharp](strcnn_dtb_lite-failures.png)" in text
     assert (tmp_path / "models" / "cards" / "strcnn_dtb_lite-failures.png").stat().st_size > 1000
     # The last step of a run is nothing to be told.
-    plainly = published(run[:1], data, tmp_path, begins_with="").read_text()
-    assert "| recipe | `training/recipes/small.toml` |" in plainly
+    recipe = replace(RECIPE, begins_with="")
+    assert how_made(recipe, Finished((run[1],))) == ""
+    # A recipe need not ask for the weights that a run was begun with.
+    begun = Finished((run[1],), "0123456789abcdef", processes=2, changed_at=(300,))
+    assert how_made(recipe, begun) == (
+        "begun with the weights (sha256 0123456789ab); trained by 2 processes, each with the "
+        "recipe's batch; with other settings up to step 300"
+    )
+
+
+def test_same_scene_must_name_what_is_measured(run: list[Path], data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="same_scene names no validation sequence: fuor"):
+        published(run[:1], data, tmp_path, scenes=("val/fuor",))
 
 
 def test_a_step_that_was_chosen_is_told(run: list[Path], tmp_path: Path) -> None:
@@ -121,12 +139,15 @@ def test_a_step_that_was_chosen_is_told(run: list[Path], tmp_path: Path) -> None
     recipe = replace(RECIPE, begins_with="")
     with pytest.raises(InputError, match="no run has a checkpoint here"):
         finished(recipe, folder)
-    kept = {"step": 400, "recipe": recipe.digest(), "begun_with": "ab"}
-    torch.save(kept, folder / "checkpoint.pt")
-    assert finished(recipe, folder) == Finished((run[1],), "ab", is_chosen=False)
+    write_checkpoint(folder, recipe=recipe.digest(), begun_with="ab", changed_at=[100])
+    assert finished(recipe, folder) == Finished((run[1],), "ab", changed_at=(100,))
+    with pytest.raises(UsageError, match="another recipe"):
+        finished(replace(recipe, steps=9), folder)
+    other = finished(replace(recipe, steps=9), folder, allow_changes=True)
+    assert other.changed_at == (100, 400)
     assert finished(recipe, folder, (400,)) == finished(recipe, folder)
     chosen = finished(recipe, folder, (200,))
-    assert how_made(recipe, chosen) == "the weights at step 200, chosen on the validation sequences"
+    assert "the weights at step 200, chosen on the validation sequences" in how_made(recipe, chosen)
     with pytest.raises(InputError, match="no weights of this step"):
         finished(recipe, folder, (300,))
 
@@ -154,7 +175,7 @@ def test_weights_of_another_run_are_not_published(
 ) -> None:
     """Card and manifest would name a recipe and data that they are not of."""
     folder = run[0].parent.parent
-    torch.save({"step": 400, "recipe": "of another"}, folder / "checkpoint.pt")
+    write_checkpoint(folder, recipe="of another")
     with pytest.raises(UsageError, match="another recipe"):
         finished(RECIPE, folder)
     assert finished(RECIPE, folder, allow_changes=True).weights == (run[1],)

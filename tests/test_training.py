@@ -52,7 +52,7 @@ from training.synthesis import (
     to_encoded,
     to_linear,
 )
-from training.table import VARIANTS, Gain, as_markdown, recipe_of, table
+from training.table import VARIANTS, Gain, _compared, _read, as_markdown, recipe_of, table
 from training.train import (
     PairSource,
     Recipe,
@@ -297,16 +297,26 @@ def test_unknown_keys_of_a_recipe_are_refused(tmp_path: Path) -> None:
         'same_scene = ["pairs/val/x"]',
         "config = { colour = true }",
         "synthesis = { taus = [7, 8] }",
+        "synthesis = { size = 63 }",
+        "synthesis = { min_speed = 9, max_speed = 3 }",
+        "synthesis = { still_share = 6 }",
         "pairs = [3]",
         "steps = = 3",
+        "validate_every = 0",
+        "real_share = 40",
+        "burn_in = -5",
+        "early_frames = 9",
+        "learning_rate = 3",
     ],
 )
 def test_values_that_no_run_knows_are_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "r.toml"
     path.write_text(f'network = "strcnn_dtb_lite"\n{line}\n')
-    said = {"config": "colour", "synthesis": "taus", "pairs": "mapping", "steps": "no recipe can"}
-    name = line.split()[0]
-    with pytest.raises(UsageError, match=said.get(name, name)):
+    said = {"config": "colour", "pairs": "mapping", "steps": "no recipe can"}
+    name, _, value = line.partition(" = ")
+    # Of the synthesis the first setting that is wrong is named.
+    expected = value.split()[1].split("=")[0] if name == "synthesis" else said.get(name, name)
+    with pytest.raises(UsageError, match=expected):
         Recipe.load(path)
     path.write_text('network = "strcnn_dtb_light"\n')
     with pytest.raises(UsageError, match="network must be one of"):
@@ -386,6 +396,38 @@ def test_photographs_that_cannot_be_read_are_told_before_a_run(
     (data / "photos" / "1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
     with pytest.raises(InputError, match=r"this photograph cannot be read .*1\.png"):
         make_sampler(recipe, data, tmp_path / "cache")
+    deep = np.zeros((64, 64), np.uint16)
+    Image.fromarray(deep).save(data / "photos" / "1.png")
+    with pytest.raises(InputError, match=r"more than 8 bits a sample .*1\.png"):
+        make_sampler(recipe, data, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_half_a_photograph_is_named(photos: list[Path], tmp_path: Path, live: bool) -> None:
+    """Its header is whole, so that it is seen only when it is drawn."""
+    half = tmp_path / "photos" / "half.png"
+    half.parent.mkdir()
+    half.write_bytes(photos[0].read_bytes()[: photos[0].stat().st_size // 2])
+    place = torch.device("cpu") if live else None
+    sampler = sampler_for([half], tmp_path / "c", pairs=[], weights=[], live=place)
+    with pytest.raises(InputError, match=r"this photograph cannot be read: .*half\.png"):
+        sampler.draw(0, 3)
+
+
+def test_sequences_that_were_cut_short_are_made_again(photos: list[Path], tmp_path: Path) -> None:
+    sampler = sampler_for(photos, tmp_path)
+    whole = np.array(sampler.synthetic(0))
+    for content in (b"", b"\x93NUMPY\x01\x00"):
+        (sampler.cache / "000000.npy").write_bytes(content)
+        np.testing.assert_array_equal(sampler.synthetic(0), whole)
+
+
+def test_pairs_for_validation_are_not_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "pairs" / "val" / "one").mkdir(parents=True)
+    for held in ("pairs/val/one", "pairs/val", "pairs/../pairs/val/one/"):
+        recipe = recipe_for(pairs=(PairSource("pairs/val/one"),), validation=(held,))
+        with pytest.raises(UsageError, match=r"for validation.*pairs/val/one"):
+            make_sampler(recipe, tmp_path, tmp_path / "cache")
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(photos: list[Path], tmp_path: Path) -> None:
@@ -394,7 +436,64 @@ def test_a_checkpoint_of_another_recipe_is_refused(photos: list[Path], tmp_path:
     changed = recipe_for(learning_rate=1e-3)
     with pytest.raises(ValueError, match="another recipe"):
         Trainer(changed, sampler, tmp_path / "run", "cpu")
-    assert Trainer(changed, sampler, tmp_path / "run", "cpu", allow_changes=True).step == 0
+    # Though it may go on, it is told from one that was so from its beginning.
+    trainer = Trainer(changed, sampler, tmp_path / "run", "cpu", allow_changes=True)
+    assert (trainer.step, trainer.changed_at) == (0, [0])
+    trainer.train_step()
+    trainer.save()
+    assert Trainer(changed, sampler, tmp_path / "run", "cpu").changed_at == [0]
+    other = recipe_for(network="cnn", config={})
+    with pytest.raises(UsageError, match="of another network"):
+        Trainer(other, sampler, tmp_path / "run", "cpu", allow_changes=True)
+
+
+def test_a_checkpoint_of_more_processes_is_refused(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their batches together are the run's."""
+    sampler = sampler_for(photos, tmp_path / "cache")
+    trainer = Trainer(recipe_for(), sampler, tmp_path / "run", "cpu")
+    trainer.world = 2
+    trainer.save()
+    with pytest.raises(UsageError, match="of 2 processes"):
+        Trainer(recipe_for(), sampler, tmp_path / "run", "cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no more", b"{}"])
+def test_a_damaged_checkpoint_is_named(photos: list[Path], tmp_path: Path, content: bytes) -> None:
+    sampler = sampler_for(photos, tmp_path / "cache")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoint cannot be read.*checkpoint\.pt"):
+        Trainer(recipe_for(), sampler, tmp_path / "run", "cpu")
+    torch.save({"step": 3}, tmp_path / "run" / "checkpoint.pt")
+    with pytest.raises(InputError, match="no checkpoint of a run"):
+        Trainer(recipe_for(), sampler, tmp_path / "run", "cpu")
+
+
+def test_what_belongs_to_a_checkpoint_is_there_before_it(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ends between two files goes on from before both, and misses nothing."""
+    recipe = recipe_for(steps=4, validate_every=2)
+    sampler = sampler_for(photos, tmp_path / "cache")
+    trainer = Trainer(recipe, sampler, tmp_path / "run", "cpu")
+
+    def ended(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.train._atomic_save", ended)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run([])
+    again = Trainer(recipe, sampler, tmp_path / "run", "cpu")
+    assert again.step == 0
+    again.run([])
+    with (tmp_path / "run" / "log.csv").open(newline="") as file:
+        assert {int(row["step"]) for row in csv.DictReader(file)} == {2, 4}
+    last, _ = read_tensors(tmp_path / "run" / "strcnn_dtb_lite.safetensors")
+    kept, _ = read_tensors(weights_at(tmp_path / "run", 4))
+    assert all(torch.equal(last[k], kept[k]) for k in last)
 
 
 def test_a_run_can_begin_with_weights(photos: list[Path], tmp_path: Path) -> None:
@@ -538,6 +637,23 @@ def test_a_run_that_is_interrupted_ends_the_same(
         assert torch.equal(value, resumed.average.state_dict()[key]), key
 
 
+def test_burn_in_and_live_samples_survive_an_interruption(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    recipe = recipe_for(precision="bf16", burn_in=3)
+    sampler = sampler_for(photos, tmp_path / "c", live=torch.device("cpu"))
+    whole = Trainer(recipe, sampler, tmp_path / "whole", "cpu")
+    whole.run([])
+    part = Trainer(recipe, sampler, tmp_path / "part", "cpu")
+    for _ in range(3):
+        part.train_step()
+    part.save()
+    resumed = Trainer(recipe, sampler, tmp_path / "part", "cpu")
+    resumed.run([])
+    for key, value in whole.average.state_dict().items():
+        assert torch.equal(value, resumed.average.state_dict()[key]), key
+
+
 def test_burn_in_goes_to_and_fro() -> None:
     torch.manual_seed(4)
     network = scramble(build_network("strcnn_dtb_lite", SMALL_LITE))
@@ -564,11 +680,15 @@ def test_burn_in_is_drawn_by_the_step_and_trains_all_weights(
     assert not any(recipe_for().burn_in_at(step) for step in range(20))
     monkeypatch.setattr(Recipe, "burn_in_at", lambda *_: 3)
     trainer = Trainer(recipe, sampler_for(photos, tmp_path / "cache"), tmp_path / "run", "cpu")
+    scramble(trainer.network)  # the last layer of a new network is zero: it makes no difference
     loss, *_ = trainer._loss(0)
     loss.backward()  # type: ignore[no-untyped-call]
-    assert all(p.grad is not None for p in trainer.network.parameters())
+    slopes = [p.grad for p in trainer.network.parameters()]
+    assert all(g is not None and g.any() for g in slopes)
     monkeypatch.setattr(Recipe, "burn_in_at", lambda *_: 0)
     assert float(trainer._loss(0)[0].detach()) != float(loss.detach())
+    with pytest.raises(ValueError, match="burn_in is for networks for video"):
+        replace(recipe, network="photo_lite", config={}).check()
 
 
 def test_dead_units_are_counted() -> None:
@@ -986,6 +1106,10 @@ def test_a_table_of_networks(photos: list[Path], tmp_path: Path) -> None:
     assert all(math.isfinite(g.gain) for g in gains)
     assert len({round(g.gain, 4) for g in gains}) > 8  # seeds and networks differ
     assert len((run / "table.csv").read_text().splitlines()) == 1 + len(gains)
+    # Another budget, or other sequences to measure on, cannot be compared.
+    for other in (table_recipe(steps=3), table_recipe(validation=("val",))):
+        assert _read(run / "table.csv", _compared(other, 2)) == {}
+    assert len(_read(run / "table.csv", _compared(table_recipe(), 2))) == 4
     # Rows of networks and seeds that are not asked for stay; nothing is trained again.
     trained = {p: p.stat().st_mtime_ns for p in run.glob("*/*.safetensors")}
     again = table(table_recipe(), variants[1:], range(1), data, run, "cpu", count=2)
@@ -1080,7 +1204,9 @@ def test_photographs_that_are_held_out(photos: list[Path], tmp_path: Path) -> No
 
 def test_new_kinds_of_settings_leave_old_runs_alone() -> None:
     """Only what is set tells recipes apart."""
-    assert recipe_for().digest() == recipe_for(live=False, hold_out=0).digest()
+    # As a run of today will have kept it: what is added to recipes later must not change it.
+    plain = Recipe("cnn", {"m": 1}, steps=8, synthesis=SynthesisConfig(frames=5))
+    assert plain.digest() == "42496123f188319f"
     assert recipe_for().digest() != recipe_for(live=True).digest()
     assert recipe_for().digest() != recipe_for(network="cnn", config={}).digest()
 

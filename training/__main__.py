@@ -17,7 +17,7 @@ from training.look import contact_sheet, plot
 from training.publish import finished, publish
 from training.table import VARIANTS, as_markdown, table
 from training.train import Recipe, Trainer, make_sampler
-from vs_deblur.errors import DeblurError, DeviceError
+from vs_deblur.errors import DeblurError, DeviceError, OutOfMemoryError, OutputError, reason
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -37,9 +37,20 @@ class OneLine(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except DeblurError as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(error.exit_code)
+        except (DeblurError, torch.OutOfMemoryError, OSError) as error:
+            told = as_ours(error)
+            click.echo(f"Error: {told}", err=True)
+            ctx.exit(told.exit_code)
+
+
+def as_ours(error: Exception) -> DeblurError:
+    """An error as one of ours, with its exit code."""
+    if isinstance(error, DeblurError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError):
+        return OutOfMemoryError("not enough memory on the device", None, "a smaller batch")
+    where = getattr(error, "filename", None)  # no such folder, a full disk
+    return OutputError(reason(error), None if where is None else str(where))
 
 
 @click.group(cls=OneLine)
@@ -100,7 +111,13 @@ def train(
 @RUN
 @click.option("-o", "--output", type=OUTPUT, required=True, help="Weights to write: *.safetensors.")
 @click.option("--steps", type=click.IntRange(1), default=400, show_default=True)
-@click.option("--rate", type=float, default=1e-4, show_default=True, help="Peak learning rate.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    default=1e-4,
+    show_default=True,
+    help="Peak learning rate.",
+)
 @click.option("--size", type=click.IntRange(16), default=128, show_default=True, help="Of patches.")
 @click.option(
     "--hold-out",

@@ -27,6 +27,7 @@ from vs_deblur_models.spec import NetworkSpec, takes_frames
 _LONG = 5  # frames from which on a sequence is split, rather than taken whole for one of the parts
 _VALIDATIONS = 8
 _FRAMES = 10  # of each held-out sequence
+_LEAST_GAIN = 0.005  # dB that weights must gain to be worth writing
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,8 @@ def adapt(
         return statistics.mean(known) if known else -math.inf
 
     best = max(gains, key=mean_gain)
+    if mean_gain(best) < mean_gain(0) + _LEAST_GAIN:
+        best = 0
     if best:
         state, metadata = weights.read_tensors(weights_at(run, best))
         extra = {**loaded.metadata, "adapted_from": loaded.name}

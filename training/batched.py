@@ -26,7 +26,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.synthesis import SynthesisConfig, affine, to_encoded, to_linear
+from training.synthesis import (
+    SynthesisConfig,
+    affine,
+    read_photograph,
+    to_encoded,
+    to_linear,
+)
 
 FloatArray = NDArray[np.float64]
 
@@ -131,8 +137,7 @@ class Synthesiser:
         self._normal = torch.randn(_NORMALS, generator=generator, device=device)
 
     def _load(self, path: Path) -> Tensor:
-        with Image.open(path) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGB")))
+        pixels = torch.from_numpy(np.array(read_photograph(path)))
         pixels = pixels.permute(2, 0, 1)[None].to(self._device)
         return pixels.contiguous(memory_format=torch.channels_last)
 

@@ -116,8 +116,13 @@ def find(recipe: Recipe, data: Path, deblurrer: Deblurrer) -> Findings:
         recipe: what was trained; its ``validation`` pairs are measured.
         data: the folder that the recipe's paths start from.
         deblurrer: the model.
+
+    Raises:
+        UsageError: ``same_scene`` names something that is not measured.
     """
     sequences = [s for v in recipe.validation for s in pair_folders(data / v)]
+    if unknown := same_scene(recipe) - {s.name for s in sequences}:
+        raise UsageError(f"same_scene names no validation sequence: {', '.join(sorted(unknown))}")
     return Findings(
         [measured(s, deblurrer) for s in sequences],
         [show(deblurrer, case()) for case in CASES],

@@ -20,7 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.batched import Synthesiser
-from training.synthesis import SynthesisConfig, make_sequence, to_encoded, to_linear
+from training.synthesis import (
+    SYNTHESIS_VERSION,
+    SynthesisConfig,
+    make_sequence,
+    to_encoded,
+    to_linear,
+)
 from vs_deblur.errors import InputError, UsageError, reason
 from vs_deblur.sequences import pair_folders, read_pairs
 
@@ -239,7 +245,8 @@ class Sampler:
                 raise InputError(f"{width}x{height} is less than a patch of {size}", sequence.name)
         self.synthetic_seed = seed if synthetic_seed is None else synthetic_seed
         made_of = [(p.name, p.stat().st_size) for p in self.photos]
-        key = hashlib.sha256(repr((self.synthetic_seed, synthesis, made_of)).encode()).hexdigest()
+        how = (SYNTHESIS_VERSION, self.synthetic_seed, synthesis, made_of)
+        key = hashlib.sha256(repr(how).encode()).hexdigest()
         # Another seed, other settings or photographs: other sequences.
         self.cache = cache / key[:12]
         self.digest = hashlib.sha256((key + digest_of(self.pairs)).encode()).hexdigest()[:16]
@@ -271,7 +278,7 @@ class Sampler:
         path = self.cache / f"{index:06d}.npy"
         try:
             loaded: Frames = np.load(path, mmap_mode="r")
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             loaded = make_sequence(self.synthesis, self.photos, self.synthetic_seed, index)
             self.cache.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{os.getpid()}.part")

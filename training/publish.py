@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from training.card import find, same_scene, write_card
-from training.train import Recipe, weights_at
+from training.train import Recipe, read_checkpoint, weights_at
 from vs_deblur.engine import Deblurrer
 from vs_deblur.errors import InputError, UsageError
 from vs_deblur.weights import read_tensors, sha256_of
@@ -30,12 +30,16 @@ class Finished:
         begun_with: sha256 of the weights that the run began with; empty: none, or not known.
         is_chosen: whether somebody chose the steps: they are not just the last one.
         feedback: factor on what the fed back feature map F counts for, see :func:`damp`.
+        processes: that trained, each with the recipe's batch.
+        changed_at: steps up to which settings were others than the recipe's.
     """
 
     weights: tuple[Path, ...]
     begun_with: str = ""
     is_chosen: bool = False
     feedback: float = 1.0
+    processes: int = 1
+    changed_at: tuple[int, ...] = ()
 
 
 def finished(
@@ -50,21 +54,30 @@ def finished(
         allow_changes: though the run's recipe was another one in something.
 
     Raises:
-        InputError: no such run or step.
+        InputError: no such run or step, or a checkpoint that cannot be read.
         UsageError: the run is of another recipe.
     """
     checkpoint = run / "checkpoint.pt"
     if not checkpoint.is_file():
         raise InputError("no run has a checkpoint here", str(run))
-    kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if kept.get("recipe") != recipe.digest() and not allow_changes:
-        raise UsageError("this run is of another recipe", str(run), "see --allow-changes")
+    kept = read_checkpoint(checkpoint, torch.device("cpu"))
     last = int(kept["step"])
+    changed_at = [int(step) for step in kept.get("changed_at", ())]
+    if kept.get("recipe") != recipe.digest():
+        if not allow_changes:
+            raise UsageError("this run is of another recipe", str(run), "see --allow-changes")
+        changed_at.append(last)
     files = tuple(weights_at(run, step) for step in steps or (last,))
     for path in files:
         if not path.is_file():
             raise InputError("the run has no weights of this step", str(path))
-    return Finished(files, kept.get("begun_with", ""), tuple(steps) not in ((), (last,)))
+    return Finished(
+        files,
+        begun_with=kept.get("begun_with", ""),
+        is_chosen=tuple(steps) not in ((), (last,)),
+        processes=kept.get("world", 1),
+        changed_at=tuple(changed_at),
+    )
 
 
 def mean_of(weights: Sequence[Path]) -> Any:
@@ -167,9 +180,14 @@ def publish(recipe: Recipe, recipe_file: Path, found: Finished, data: Path, root
 def how_made(recipe: Recipe, found: Finished) -> str:
     """What the manifest says of a run beyond its recipe."""
     parts = []
-    if recipe.begins_with:
+    if recipe.begins_with or found.begun_with:
         known = f" (sha256 {found.begun_with[:12]})" if found.begun_with else ""
-        parts.append(f"begun with the weights of `{recipe.begins_with}`{known}")
+        of = f" of `{recipe.begins_with}`" if recipe.begins_with else ""
+        parts.append(f"begun with the weights{of}{known}")
+    if found.processes > 1:
+        parts.append(f"trained by {found.processes} processes, each with the recipe's batch")
+    for step in found.changed_at:
+        parts.append(f"with other settings up to step {step}")
     steps = ", ".join(str(int(w.stem)) for w in found.weights)
     if len(found.weights) > 1:
         parts.append(f"mean of the weights at steps {steps}, chosen on the validation sequences")

@@ -27,7 +27,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from vs_deblur.errors import InputError, reason
+
 FloatArray = NDArray[np.float64]
+
+# Counted up whenever the same settings and seed make other sequences than before: kept ones are
+# not mixed with new ones.
+SYNTHESIS_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,13 @@ class SynthesisConfig:
     def __post_init__(self) -> None:
         if not self.taus or any(tau < 1 or tau % 2 == 0 for tau in self.taus):
             raise ValueError(f"taus must be odd, got {self.taus}")
+        if self.size < 2 or self.size % 2 or self.frames < 1 or self.layers < 0:
+            raise ValueError("sequences must have frames, layers, and a size that is even")
+        if not 0 < self.min_speed <= self.max_speed:
+            raise ValueError("speeds must be positive, min_speed at most max_speed")
+        for name in ("linear", "still", "frozen", "saturation", "compression"):
+            if not 0 <= getattr(self, f"{name}_share") <= 1:
+                raise ValueError(f"{name}_share must be 0 to 1")
 
 
 def to_linear(x: Tensor) -> Tensor:
@@ -143,11 +156,21 @@ def laplacian_variance(grey: NDArray[np.float32]) -> float:
     return float(lap.var())
 
 
-@lru_cache(maxsize=300)
-def photograph(path: Path) -> Image.Image:
-    """A photograph as RGB, read once."""
-    with Image.open(path) as image:
-        return image.convert("RGB")
+def read_photograph(path: Path) -> Image.Image:
+    """A photograph as RGB.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's of a file that is damaged
+        said = f"this photograph cannot be read: {reason(error)}"
+        raise InputError(said, str(path), "take it away") from error
+
+
+photograph = lru_cache(maxsize=300)(read_photograph)  # the same, each read once
 
 
 def _draw_patch(

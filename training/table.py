@@ -8,6 +8,7 @@ photographs that are held out (the paper's figure 5). Runs go on where they stop
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import os
 import statistics
@@ -58,7 +59,7 @@ _SEED = 977  # of the sequences that are measured: none of a recipe's
 # and a recurrence has no past yet.
 _MARGIN = max(v.m for v in VARIANTS.values())
 _FRAMES = 10 + 2 * _MARGIN  # of the synthetic sequences that are measured
-_COLUMNS = ("variant", "seed", "group", "sequence", "gain")
+_COLUMNS = ("recipe", "variant", "seed", "group", "sequence", "gain")
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,9 @@ def held_out(base: Recipe, data: Path, count: int) -> list[PairSequence]:
 def train(base: Recipe, variant: Variant, seed: int, data: Path, run: Path, device: str) -> Path:
     """Train a row with a seed, or go on with it; the weights.
 
-    Equal budgets are equal steps of equal samples: every network of a seed sees the same ones, and
-    the synthetic sequences they are cut from are the same for all seeds.
+    Equal budgets are equal steps of equal samples: every network of a seed and of equal m sees the
+    same ones (wider windows are other crops), and the synthetic sequences they are cut from are the
+    same for all seeds.
     """
     recipe = recipe_of(base, variant, seed)
     folder = run / f"{variant.name}-{seed}"
@@ -137,24 +139,33 @@ def measure(weights: Path, sequences: Iterable[PairSequence]) -> list[tuple[str,
     return found
 
 
-def _read(file: Path) -> dict[tuple[str, int], list[Gain]]:
-    """Rows of an earlier table, by variant and seed."""
+def _compared(base: Recipe, count: int) -> str:
+    """What tells tables that can be compared from others: budget, samples and what is measured."""
+    what = (base.digest(), base.validation, count)
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
+
+
+def _read(file: Path, recipe: str) -> dict[tuple[str, int], list[Gain]]:
+    """Rows of an earlier table of this recipe, by variant and seed."""
     found: dict[tuple[str, int], list[Gain]] = {}
     if file.exists():
         with file.open(newline="") as rows:
-            for variant, seed, group, name, gain in list(csv.reader(rows))[1:]:
-                row = Gain(variant, int(seed), group, name, float(gain))
-                found.setdefault((variant, int(seed)), []).append(row)
+            for row in csv.DictReader(rows):
+                if row.get("recipe") != recipe:  # of another budget, or measured on other pairs
+                    continue
+                key = row["variant"], int(row["seed"])
+                gain = Gain(*key, row["group"], row["sequence"], float(row["gain"]))
+                found.setdefault(key, []).append(gain)
     return found
 
 
-def _write(file: Path, rows: Iterable[Gain]) -> None:
+def _write(file: Path, recipe: str, rows: Iterable[Gain]) -> None:
     part = file.with_suffix(".part")
     with part.open("w", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(_COLUMNS)
         for g in rows:
-            writer.writerow([g.variant, g.seed, g.group, g.sequence, f"{g.gain:.4f}"])
+            writer.writerow([recipe, g.variant, g.seed, g.group, g.sequence, f"{g.gain:.4f}"])
     part.replace(file)
 
 
@@ -171,7 +182,8 @@ def table(
 
     Args:
         base: the recipe of all.
-        variants, seeds: what is trained; rows of others that the file has are kept.
+        variants, seeds: what is trained; rows of others that the file has are kept, if they are of
+            this recipe.
         data: the folder that the recipe's paths start from.
         run: a folder for the runs.
         device: "cpu" or "cuda".
@@ -189,7 +201,8 @@ def table(
     run.mkdir(parents=True, exist_ok=True)
     sequences = held_out(base, data, count)
     file = run / "table.csv"
-    found = _read(file)
+    recipe = _compared(base, count)
+    found = _read(file, recipe)
     # Seed by seed: a table that is not complete compares what it has.
     for seed in seeds:
         for variant in variants:
@@ -197,12 +210,14 @@ def table(
             found[variant.name, seed] = [
                 Gain(variant.name, seed, *row) for row in measure(weights, sequences)
             ]
-            _write(file, (g for rows in found.values() for g in rows))
+            _write(file, recipe, (g for rows in found.values() for g in rows))
     return [g for rows in found.values() for g in rows]
 
 
 def _cell(values: Sequence[float]) -> str:
     """Mean and standard deviation; without the latter if there is one value alone."""
+    if not values:
+        return "–"
     text = f"{statistics.mean(values):+.2f}"
     return f"{text} ± {statistics.stdev(values):.2f}" if len(values) > 1 else text
 
@@ -211,7 +226,8 @@ def as_markdown(gains: Sequence[Gain]) -> str:
     """The table: for each variant and group mean and standard deviation over the seeds.
 
     A second table has what each variant gains more than the first one with the same seed: the
-    networks of a seed saw the same samples and are measured on the same sequences.
+    networks of a seed saw the same samples, but for variants of another m, and all are measured on
+    the same sequences.
     """
     groups = list(dict.fromkeys(g.group for g in gains))
     variants = list(dict.fromkeys(g.variant for g in gains))
@@ -235,6 +251,6 @@ def as_markdown(gains: Sequence[Gain]) -> str:
         for group in groups:
             ours, theirs = means[variant, group], means[first, group]
             more = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-            cells.append(_cell(more) if more else "–")
+            cells.append(_cell(more))
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

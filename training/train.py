@@ -12,6 +12,7 @@ import csv
 import hashlib
 import math
 import os
+import pickle
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -72,6 +73,15 @@ class VideoSource:
     linear: bool = True
     weight: float = 1.0
 
+
+# Values that a run can have: a rate of more than 1, a share of 40 are slips of the pen.
+_RANGES = (
+    (("steps", "batch", "frames", "size", "validate_every", "decay_every"), 1, 10**9),
+    (("early_frames", "burn_in", "synthetic_count", "hold_out", "warmup", "seed"), 0, 10**9),
+    (("real_share", "still_real_share", "sharp_share", "early_share", "average"), 0, 1),
+    (("learning_rate", "final_learning_rate", "decay"), 0, 1),
+    (("weight_decay", "adversarial", "clip", "softness"), 0, 1000),
+)
 
 # Settings that say something about a run, or measure it.
 _LABELS = frozenset(("attribution", "validation", "same_scene", "default", "begins_with"))
@@ -211,10 +221,21 @@ class Recipe:
             for v in value if isinstance(value, tuple) else (value,):
                 if v not in values:
                     raise ValueError(f"{name} must be one of {', '.join(values)}, not {v}")
+        for names, low, high in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if not low <= value <= high:
+                    raise ValueError(f"{name} must be {low:g} to {high:g}, not {value:g}")
+        if self.early_frames > self.frames:
+            raise ValueError(f"early_frames must be at most frames, {self.frames}")
+        if self.pairs and not any(source.weight > 0 for source in self.pairs):
+            raise ValueError("some pairs must have a weight")
         if self.network not in ENTRIES:
             raise ValueError(f"network must be one of {', '.join(ENTRIES)}, not {self.network}")
         with torch.device("meta"):  # hyper-parameters that it does not have
-            build_network(self.network, self.config)
+            network = build_network(self.network, self.config)
+        if self.burn_in and not takes_frames(network):
+            raise ValueError(f"burn_in is for networks for video, {self.network} is for photos")
 
     def kept_from_training(self, photos: Sequence[Path]) -> list[Path]:
         """The photographs that are held out."""
@@ -229,6 +250,9 @@ class Recipe:
         usual = asdict(Recipe(self.network))
         here = {k: v for k, v in asdict(self).items() if k not in _LABELS}
         set_here = {k: v for k, v in here.items() if v != usual[k]}
+        if "synthesis" in set_here:
+            made_so = set_here["synthesis"].items()
+            set_here["synthesis"] = {k: v for k, v in made_so if v != usual["synthesis"][k]}
         return hashlib.sha256(repr((self.network, set_here)).encode()).hexdigest()[:16]
 
     def frames_at(self, step: int) -> int:
@@ -260,8 +284,12 @@ def photographs(recipe: Recipe, data: Path) -> tuple[list[Path], list[Path]]:
     folder = data / recipe.photos
     found = images(folder)
     for path in found:  # one that is damaged would end a run in its midst, at every try
-        if header(path) is None:
+        said = header(path)
+        if said is None:
             raise InputError("this photograph cannot be read", str(path), "take it away")
+        if said.is_deep:
+            hint = "make it one of 8 bits"
+            raise InputError("this photograph has more than 8 bits a sample", str(path), hint)
     kept = set(recipe.kept_from_training(found))
     trained = [p for p in found if p not in kept]
     if not trained:
@@ -287,10 +315,16 @@ def make_sampler(
 
     Raises:
         InputError: pairs or photographs that are missing or cannot be read.
+        UsageError: pairs that are for validation.
     """
     pairs: list[PairSequence] = []
     weights: list[float] = []
     for source in recipe.pairs:
+        for other in recipe.validation:
+            here, there = (data / source.folder).resolve(), (data / other).resolve()
+            if here.is_relative_to(there) or there.is_relative_to(here):
+                said = "these pairs are for validation: they cannot be trained on"
+                raise UsageError(said, source.folder)
         found = load_pairs(data / source.folder, source.reduce)
         pairs += found
         weights += [source.weight / len(found)] * len(found)
@@ -463,8 +497,28 @@ _LEAST_SHARE = 0.5  # of the steps whose loss and gradient must be numbers
 
 def _atomic_save(value: Any, path: Path) -> None:
     part = path.with_suffix(".part")
-    torch.save(value, part)
+    with part.open("wb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())  # a loss of power must not leave an empty file with the name
     part.replace(path)
+
+
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """What a run keeps of itself.
+
+    Raises:
+        InputError: the file cannot be read, or is no checkpoint of a run.
+    """
+    try:
+        kept = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        hint = "weights of earlier steps are in the folder weights beside it"
+        raise InputError("this checkpoint cannot be read", str(path), hint) from error
+    needed = {"network", "average", "optimiser", "step"}
+    if not isinstance(kept, dict) or not needed <= kept.keys():
+        raise InputError("this is no checkpoint of a run", str(path))
+    return kept
 
 
 def weights_at(folder: Path, step: int) -> Path:
@@ -526,6 +580,7 @@ class Trainer:
             self.adversary = Adversary(recipe.adversarial, self.device)
         self.step = 0
         self.setbacks = 0  # how often the run diverged
+        self.changed_at: list[int] = []  # steps at which settings were changed
         self._best_gain = -math.inf
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = folder / "checkpoint.pt"
@@ -554,22 +609,27 @@ class Trainer:
         return found
 
     def _resume(self, allow_changes: bool) -> None:
-        kept = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        kept = read_checkpoint(self.checkpoint, self.device)
         begun_with = kept.get("begun_with", "")
-        if not allow_changes:
-            other = ""
-            if kept.get("recipe") != self.recipe.digest():
-                other = "is of another recipe"
-            elif kept.get("data") != self.sampler.digest:
-                other = "is of other pairs or photographs"
-            elif self.begun_with not in ("", begun_with):
-                other = "began with other weights"
-            if other:
-                hint = "take another folder for this run (`train` has --allow-changes)"
-                raise UsageError(f"this run {other}", str(self.checkpoint), hint)
+        other = ""
+        if kept.get("recipe") != self.recipe.digest():
+            other = "is of another recipe"
+        elif kept.get("data") != self.sampler.digest:
+            other = "is of other pairs or photographs"
+        elif kept.get("world", self.world) != self.world:
+            other = f"is of {kept['world']} processes"
+        elif self.begun_with not in ("", begun_with):
+            other = "began with other weights"
+        if other and not allow_changes:
+            hint = "take another folder for this run (`train` has --allow-changes)"
+            raise UsageError(f"this run {other}", str(self.checkpoint), hint)
         self.begun_with = begun_with
-        self.network.load_state_dict(kept["network"])
-        self.average.load_state_dict(kept["average"])
+        self.changed_at = [*kept.get("changed_at", ()), *([kept["step"]] if other else ())]
+        try:
+            self.network.load_state_dict(kept["network"])
+            self.average.load_state_dict(kept["average"])
+        except RuntimeError as error:
+            raise UsageError("this run is of another network", str(self.checkpoint)) from error
         self.optimiser.load_state_dict(kept["optimiser"])
         if self.adversary is not None and "adversary" in kept:
             self.adversary.load_state_dict(kept["adversary"])
@@ -577,10 +637,17 @@ class Trainer:
         self.setbacks = kept.get("setbacks", 0)
         self._best_gain = kept.get("best_gain", -math.inf)
 
-    def save(self) -> None:
-        """Write checkpoint and weights (of the moving average)."""
+    def save(self, row: Mapping[str, float] | None = None) -> None:
+        """Write weights (of the moving average), a row of the log, and the checkpoint.
+
+        The checkpoint comes last: who goes on from it finds what belongs to it.
+        """
         if self.rank:
             return
+        save_network(self.average, self.folder / f"{self.recipe.network}.safetensors")
+        self._keep_weights()
+        if row is not None:
+            self._log(row)
         kept = {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
@@ -591,12 +658,12 @@ class Trainer:
             "recipe": self.recipe.digest(),
             "data": self.sampler.digest,
             "begun_with": self.begun_with,
+            "world": self.world,
+            "changed_at": self.changed_at,
         }
         if self.adversary is not None:
             kept["adversary"] = self.adversary.state_dict()
         _atomic_save(kept, self.checkpoint)
-        save_network(self.average, self.folder / f"{self.recipe.network}.safetensors")
-        self._keep_weights()
 
     def _keep_weights(self) -> None:
         kept = weights_at(self.folder, self.step)
@@ -751,9 +818,7 @@ class Trainer:
                 "gradient": norm,
                 **(self.validate(validation) if self.rank == 0 else {}),
             }
-            self.save()
-            if self.rank == 0:
-                self._log(row)
+            self.save(row)
         if self.world > 1:
             dist.barrier()  # what the first process has written is there for all
 
