@@ -249,7 +249,6 @@ class Sampler:
         key = hashlib.sha256(repr(how).encode()).hexdigest()
         # Another seed, other settings or photographs: other sequences.
         self.cache = cache / key[:12]
-        self.digest = hashlib.sha256((key + digest_of(self.pairs)).encode()).hexdigest()[:16]
         total = np.asarray(weights, dtype=np.float64)
         self.weights = total / total.sum() if len(total) else total
         self.synthesis, self.count, self.real_share = synthesis, count, real_share
@@ -259,6 +258,8 @@ class Sampler:
         self.device = torch.device("cpu") if live is None else live
         self._live: Synthesiser | None = None
         self.synthesises = not self.pairs or real_share < 1
+        material = (key if self.synthesises else "") + digest_of(self.pairs)
+        self.digest = hashlib.sha256(material.encode()).hexdigest()[:16]
         if not self.synthesises:
             return
         if not self.photos:
