@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from training.__main__ import main
-from training.adapt import adapt, one_by_one, patch_size, split
+from training.adapt import Adapted, adapt, one_by_one, patch_size, split
 from training.data import PairSequence, load_pairs
 from vs_deblur import weights
 from vs_deblur.errors import InputError, OutputError, UsageError
@@ -79,7 +80,7 @@ def test_of_short_sequences_some_are_held_out_whole() -> None:
 
 @pytest.mark.parametrize("sequences", [[], [sequence(1)]], ids=["none", "one"])
 def test_too_few_pairs_are_refused(sequences: list[PairSequence]) -> None:
-    with pytest.raises(InputError, match="pairs cannot be parted; a hundred"):
+    with pytest.raises(InputError, match="too few to hold some of them out; two"):
         split(sequences, 0.2)
 
 
@@ -144,8 +145,12 @@ def test_the_command_says_what_was_gained_and_what_is_wrong(
     wanted = ["--run", run, "-o", output, "--steps", "40", "--rate", "5e-3", "--size", "32"]
     result = CliRunner().invoke(main, ["adapt", str(begun), "--pairs", str(pairs), *wanted])
     assert result.exit_code == 0, result.output
-    assert "mine/000000: +0.00, +" in result.output
+    assert "sequence from mine/000000: +0.00, +" in result.output
     assert f"{output}: weights of step " in result.output
+    assert "to train on, " in result.output
+    assert "swapped" not in result.output
+    refused = CliRunner().invoke(main, ["adapt", "x", "--pairs", ".", "--run", run, "-o", "m.pt"])
+    assert (refused.exit_code, "m.safetensors" in refused.output) == (2, True)
     for wrong, message, code in (
         (["adapt", "no-such-model", "--pairs", str(pairs)], "no-such-model", 5),
         (["adapt", str(begun), "--pairs", str(tmp_path / "none")], "none", 3),
@@ -156,9 +161,12 @@ def test_the_command_says_what_was_gained_and_what_is_wrong(
             continue
         result = CliRunner().invoke(main, [*wrong, *wanted])
         assert result.exit_code == code, result.output
-        assert result.output.startswith("Error: ")
-        assert message in result.output
-        assert len(result.output.splitlines()) == 1
+        *told, error = (
+            result.output.splitlines()
+        )  # how the pairs were understood, and what is wrong
+        assert len(told) <= 1
+        assert error.startswith("Error: ")
+        assert message in error
 
 
 def test_a_run_is_of_its_pairs_its_weights_and_its_split(
@@ -223,3 +231,30 @@ def test_an_output_that_cannot_be_is_told_before_the_training(
     with pytest.raises(OutputError, match="no such folder"):
         adapt(str(begun), pairs, tmp_path / "run", tmp_path / "none" / "mine.safetensors")
     assert not (tmp_path / "run").exists()
+
+
+def test_pairs_the_wrong_way_round_are_told(begun: Path, pairs: Path, tmp_path: Path) -> None:
+    """A network that learns to blur gains on them, and harms what it is for."""
+    swapped = tmp_path / "pairs"
+    shutil.copytree(pairs / "blur", swapped / "sharp")
+    shutil.copytree(pairs / "sharp", swapped / "blur")
+    said: list[str] = []
+    output = tmp_path / "mine.safetensors"
+    adapt(str(begun), swapped, tmp_path / "run", output, steps=2, size=16, say=said.append)
+    assert any("are the folders swapped?" in line for line in said)
+    assert Adapted(3, {"a": -0.5}, {"a": -0.2}).harms
+    assert not Adapted(3, {"a": -0.5}, {"a": 0.2}).harms
+
+
+def test_photos_for_a_network_for_video_are_told(begun: Path, pairs: Path, tmp_path: Path) -> None:
+    """Numbers that are not consecutive: each pair by itself."""
+    apart = tmp_path / "pairs"
+    for side in ("blur", "sharp"):
+        (apart / side).mkdir(parents=True)
+        for n, path in enumerate(sorted((pairs / side).iterdir())[:6]):
+            shutil.copy(path, apart / side / f"{7 * n:06d}{path.suffix}")
+    said: list[str] = []
+    output = tmp_path / "mine.safetensors"
+    adapt(str(begun), apart, tmp_path / "run", output, steps=2, size=16, say=said.append)
+    assert said[0] == "6 pairs, 6 sequences: 5 to train on, 1 held out"
+    assert "if they are photos: adapt photo_lite" in said[1]

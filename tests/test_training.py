@@ -1254,14 +1254,21 @@ def test_a_run_by_its_commands(small_recipe: Path, tmp_path: Path) -> None:
     assert said("synthesise", small_recipe, *where) == (0, "")
     assert len(list((tmp_path / "run" / "sequences").glob("*/*.npy"))) == 2
     sheet = tmp_path / "sheet.png"
-    assert said("sheet", small_recipe, *where, "--count", 2, "-o", sheet) == (0, "")
+    code, output = said("sheet", small_recipe, *where, "--count", 2, "-o", sheet)
+    assert (code, output) == (0, f"{sheet}: blurred frames left, sharp ones right\n")
     with Image.open(sheet) as picture:
         assert picture.size == (2 * 2 * 32, 2 * 32)
+    finished = f"finished: {tmp_path / 'run' / 'strcnn_dtb_lite.safetensors'}"
     code, output = said("train", small_recipe, *where)
-    assert code == 0
-    assert [line.split()[1] for line in output.splitlines()] == ["2", "4"]
+    first, *rows, last = output.splitlines()
+    assert (code, last) == (0, finished)
+    assert first.startswith(
+        "strcnn_dtb_lite on cpu: 4 steps of 1 samples, from 0 real sequences and 3"
+    )
+    assert [row.split()[1] for row in rows] == ["2", "4"]
     code, output = said("train", small_recipe, *where)
-    assert (code, output) == (0, f"{tmp_path / 'run'} goes on from step 4 of 4\n")
+    on = f"{tmp_path / 'run'} goes on from step 4 of 4"
+    assert (code, output.splitlines()[1:]) == (0, [on, finished])
     assert said("plot", tmp_path / "run", "-o", tmp_path / "plot.png") == (0, "")
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
@@ -1274,6 +1281,18 @@ def test_what_is_wrong_is_said_in_one_line(small_recipe: Path, tmp_path: Path) -
     held_out = tmp_path / "held.toml"
     held_out.write_text(small_recipe.read_text().replace("batch = 1", "batch = 1\nhold_out = 1"))
     (tmp_path / "empty").mkdir()
+
+    def slip(name: str, line: str) -> Path:
+        """The recipe with a line that is wrong."""
+        key = line.split()[0]
+        lines = small_recipe.read_text().splitlines()
+        kept = [kept for kept in lines if not kept.startswith(f"{key} ")]
+        if "." in key:
+            kept = kept[: kept.index("[config]")]
+        path = tmp_path / f"{name}.toml"
+        path.write_text("\n".join([line, *kept]))
+        return path
+
     for code, message, *arguments in (
         (2, "no recipe can be read", "train", broken, *where),
         (3, "no such folder", "train", small_recipe, "--data", tmp_path / "none", "--run", run),
@@ -1284,6 +1303,13 @@ def test_what_is_wrong_is_said_in_one_line(small_recipe: Path, tmp_path: Path) -
         (2, "holds no photographs out", "table", small_recipe, *where, "--variants", "cnn"),
         (2, "no variant cnm", "table", small_recipe, *where, "--variants", "cnn,cnm"),
         (2, "Invalid value for '--seeds'", "table", small_recipe, *where, "--seeds", 0),
+        (2, "pictures are PNG: name it p.png", "plot", tmp_path / "empty", "-o", "p.foo"),
+        (4, "No such file or directory", "sheet", small_recipe, *where, "-o", "none/p.png"),
+        (2, "did you mean batch?", "train", slip("bach", "bach = 3"), *where),
+        (2, "validation must be a list", "train", slip("v", 'validation = "val"'), *where),
+        (2, "size must be a multiple of 16, at least 16", "train", slip("s", "size = 50"), *where),
+        (2, "batch must be a whole number, not '2'", "train", slip("b", 'batch = "2"'), *where),
+        (2, "config of strcnn_dtb_lite", "train", slip("c", "config.chanels = 3"), *where),
     ):
         found, output = said(*arguments)
         assert (found, message in output) == (code, True), output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,15 @@ from vs_deblur.errors import DeblurError, DeviceError, OutOfMemoryError, OutputE
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
+
+
+def _as_png(_ctx: click.Context, _param: click.Parameter, path: Path) -> Path:
+    if path.suffix.lower() != ".png":
+        raise click.BadParameter(f"pictures are PNG: name it {path.stem}.png")
+    return path
+
+
+PICTURE: dict[str, Any] = {"type": OUTPUT, "show_default": True, "callback": _as_png}
 DATA = click.option(
     "--data", type=FOLDER, required=True, help="Folder that the recipe's paths start from."
 )
@@ -37,6 +47,9 @@ class OneLine(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("ended; repeat the command to go on from the last checkpoint", err=True)
+            ctx.exit(128 + signal.SIGINT)
         except (DeblurError, torch.OutOfMemoryError, OSError) as error:
             told = as_ours(error)
             click.echo(f"Error: {told}", err=True)
@@ -100,9 +113,16 @@ def train(
     place = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}" if device == "cuda" else device
     sampler = make_sampler(what, data, run / "sequences", place)
     trainer = Trainer(what, sampler, run, device, allow_changes=allow_changes, initial=initial)
+    validation = [s for v in what.validation for s in load_pairs(data / v)]
+    click.echo(
+        f"{what.network} on {device}: {what.steps} steps of {what.batch} samples, from "
+        f"{len(sampler.pairs)} real sequences and {len(sampler.photos)} photographs; "
+        f"{run / 'log.csv'} gets a row every {what.validate_every} steps"
+    )
     if trainer.step:
         click.echo(f"{run} goes on from step {trainer.step} of {what.steps}")
-    trainer.run([s for v in what.validation for s in load_pairs(data / v)])
+    trainer.run(validation)
+    click.echo(f"finished: {run / what.network}.safetensors")
 
 
 @main.command("adapt")
@@ -144,15 +164,29 @@ def adapt_command(
 ) -> None:
     """Train the weights of MODEL (a shipped name, or a file) further on pairs of your own."""
     prepare_device(device, threads)
+    if output.suffix != ".safetensors":
+        raise click.UsageError(f"weights are safetensors: name them {output.stem}.safetensors")
     found = adapt(
-        model, pairs, run, output, steps=steps, rate=rate, size=size, share=hold_out, device=device
+        model,
+        pairs,
+        run,
+        output,
+        steps=steps,
+        rate=rate,
+        size=size,
+        share=hold_out,
+        device=device,
+        say=click.echo,
     )
-    click.echo("gain on the frames held out, dB: before, after")
+    click.echo("gain over the blurred input on the frames held out, dB: before, after")
     for name, before in found.before.items():
-        click.echo(f"{name}: {before:+.2f}, {found.after[name]:+.2f}")
+        click.echo(f"sequence from {name}: {before:+.2f}, {found.after[name]:+.2f}")
     if not found.step:
-        raise click.ClickException(f"nothing was gained: {output} is not written")
+        hint = "a smaller --rate may do better"
+        raise click.ClickException(f"nothing was gained: {output} is not written; {hint}")
     click.echo(f"{output}: weights of step {found.step}, {found.gained:+.2f} dB")
+    if found.harms:
+        click.echo("with them too, these frames come out worse than they go in", err=True)
 
 
 @main.command()
@@ -160,10 +194,11 @@ def adapt_command(
 @DATA
 @RUN
 @click.option("--count", type=click.IntRange(1), default=12, show_default=True, help="Rows.")
-@click.option("-o", "--output", type=OUTPUT, default=Path("sheet.png"), show_default=True)
+@click.option("-o", "--output", default=Path("sheet.png"), **PICTURE)
 def sheet(recipe: Path, data: Path, run: Path, count: int, output: Path) -> None:
     """Write a picture of what the network is fed: blurred frames left, sharp ones right."""
     contact_sheet(make_sampler(Recipe.load(recipe), data, run / "sequences"), output, count)
+    click.echo(f"{output}: blurred frames left, sharp ones right")
 
 
 @main.command("table")
@@ -195,7 +230,7 @@ def table_command(
 
 @main.command("plot")
 @click.argument("runs", type=FOLDER, nargs=-1, required=True)
-@click.option("-o", "--output", type=OUTPUT, default=Path("training.png"), show_default=True)
+@click.option("-o", "--output", default=Path("training.png"), **PICTURE)
 def plot_command(runs: tuple[Path, ...], output: Path) -> None:
     """Draw the log of a run, or of several that went on from one another."""
     plot([run / "log.csv" for run in runs], output)

@@ -10,14 +10,16 @@ import csv
 import math
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from training.data import PairSequence, load_pairs
+from training.synthesis import laplacian_variance
 from training.train import Recipe, Trainer, sampler_of, validation_gain, weights_at
 from vs_deblur import weights
 from vs_deblur.errors import InputError, OutputError, UsageError
@@ -43,6 +45,11 @@ class Adapted:
     step: int
     before: dict[str, float]
     after: dict[str, float]
+
+    @property
+    def harms(self) -> bool:
+        """Whether the held-out frames are worse with these weights than without any."""
+        return statistics.mean(x for x in self.after.values() if not math.isnan(x)) <= 0
 
     @property
     def gained(self) -> float:
@@ -93,8 +100,20 @@ def split(
         held_out.append(trained.pop())
     if not trained or not held_out:
         count = sum(map(len, sequences))
-        raise InputError(f"{count} pairs cannot be parted", hint="a hundred are a good number")
+        said = f"{count} pairs are too few to hold some of them out"
+        raise InputError(said, hint="two are the least, a hundred a good number")
     return trained, held_out
+
+
+def is_softer(sequences: Sequence[PairSequence]) -> bool:
+    """Whether most sharp frames have less fine detail than their blurred ones, as if swapped."""
+    softer = [
+        laplacian_variance(s.sharp[i].mean(-1, dtype=np.float32))
+        < laplacian_variance(s.blurred[i].mean(-1, dtype=np.float32))
+        for s in sequences
+        for i in {0, len(s) // 2, len(s) - 1}
+    ]
+    return 2 * sum(softer) > len(softer)
 
 
 def recipe_for(network: Any, steps: int, rate: float, size: int, seed: int) -> Recipe:
@@ -157,6 +176,7 @@ def adapt(
     share: float = 0.2,
     seed: int = 0,
     device: str = "cpu",
+    say: Callable[[str], object] = lambda _: None,
 ) -> Adapted:
     """Train weights further on pairs of blurred and sharp frames.
 
@@ -168,6 +188,7 @@ def adapt(
         steps, rate, size, seed: of the training, see :func:`recipe_for`.
         share: of the pairs that are held out.
         device: "cpu" or "cuda".
+        say: takes lines for the user: how the pairs were understood, and what is odd about them.
 
     Raises:
         InputError: the pairs cannot be read, are too few or too small.
@@ -184,6 +205,14 @@ def adapt(
     found = load_pairs(pairs)
     is_video = takes_frames(loaded.network)
     trained, held_out = split(found if is_video else one_by_one(found), share)
+    say(
+        f"{sum(map(len, found))} pairs, {len(found)} sequence{'s' * (len(found) != 1)}: "
+        f"{sum(map(len, trained))} to train on, {sum(map(len, held_out))} held out"
+    )
+    if is_video and max(map(len, found)) == 1:
+        say("no two of them are consecutive; if they are photos: adapt photo_lite")
+    if is_softer(found):
+        say("the sharp frames are softer than the blurred ones: are the folders swapped?")
     spec = loaded.network.spec
     recipe = recipe_for(loaded.network, steps, rate, patch_size(spec, trained, size), seed)
     shares = [float(len(s)) for s in trained]

@@ -103,5 +103,5 @@ def plot(logs: Sequence[Path], path: Path) -> None:
     other.set_xlabel("step")
     for axes in all_axes:
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper left", fontsize="small")
+        axes.legend(loc="best", fontsize="small")
     figure.savefig(path, dpi=90)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import difflib
 import hashlib
 import math
 import os
@@ -49,9 +50,11 @@ def made[T](kind: type[T], values: Mapping[str, Any]) -> T:
         TypeError: one is missing.
     """
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    unknown = [name for name in values if name not in known]
-    if unknown:
-        raise ValueError(f"{kind.__name__} has no {', '.join(unknown)}")
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f", did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{kind.__name__} has no {name}{meant}")
     return kind(**values)
 
 
@@ -185,6 +188,9 @@ class Recipe:
 
     @classmethod
     def _of(cls, raw: dict[str, Any]) -> Recipe:
+        for name in ("validation", "same_scene", "outer"):
+            if isinstance(raw.get(name), str):
+                raise TypeError(f"{name} must be a list: [...]")
         raw["pairs"] = tuple(
             made(PairSource, {**p, "reduce": tuple(p.get("reduce", (1,)))})
             for p in raw.get("pairs", ())
@@ -224,6 +230,10 @@ class Recipe:
         for names, low, high in _RANGES:
             for name in names:
                 value = getattr(self, name)
+                kind = type(getattr(Recipe(""), name))
+                if isinstance(value, bool) or not isinstance(value, (int, kind)):
+                    what = "a whole number" if kind is int else "a number"
+                    raise TypeError(f"{name} must be {what}, not {value!r}")
                 if not low <= value <= high:
                     raise ValueError(f"{name} must be {low:g} to {high:g}, not {value:g}")
         if self.early_frames > self.frames:
@@ -232,8 +242,16 @@ class Recipe:
             raise ValueError("some pairs must have a weight")
         if self.network not in ENTRIES:
             raise ValueError(f"network must be one of {', '.join(ENTRIES)}, not {self.network}")
-        with torch.device("meta"):  # hyper-parameters that it does not have
-            network = build_network(self.network, self.config)
+        try:
+            with torch.device("meta"):
+                network = build_network(self.network, self.config)
+        except TypeError as error:  # a hyper-parameter that it does not have
+            raise ValueError(f"config of {self.network}: {error}") from error
+        spec = network.spec
+        multiple = max(spec.multiple_of, spec.width_multiple_of or 1)
+        if self.size % multiple or self.size < spec.minimum:
+            least = f"at least {spec.minimum}"
+            raise ValueError(f"size must be a multiple of {multiple}, {least}, for {self.network}")
         if self.burn_in and not takes_frames(network):
             raise ValueError(f"burn_in is for networks for video, {self.network} is for photos")
 
@@ -613,7 +631,7 @@ class Trainer:
         begun_with = kept.get("begun_with", "")
         other = ""
         if kept.get("recipe") != self.recipe.digest():
-            other = "is of another recipe"
+            other = "is of another recipe, or has other settings"
         elif kept.get("data") != self.sampler.digest:
             other = "is of other pairs or photographs"
         elif kept.get("world", self.world) != self.world:

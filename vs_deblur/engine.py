@@ -29,6 +29,7 @@ from vs_deblur.errors import (
     InputError,
     OutOfMemoryError,
     UsageError,
+    printable,
 )
 from vs_deblur.tiling import (
     least_patch,
@@ -300,7 +301,7 @@ class Deblurrer:
         check_kernels(self.device)
         loaded = load(model, kind)
         self.dtype = _DTYPES[self.precision]
-        self.model = loaded.name
+        self.model, self._path = loaded.name, str(loaded.path)
         self.card = loaded.card
         self.network = loaded.network.to(self.device, memory_format=torch.channels_last)
         cast_(self.network, self.dtype)
@@ -344,8 +345,11 @@ class Deblurrer:
         if self.device.type == "cuda":
             where += f" ({torch.cuda.get_device_name(self.device)}, {summary()})"
         else:
-            where += f" ({torch.get_num_threads()} threads)"
-        return f"{self.model} on {where}, {self.precision} ({self.precision_reason})"
+            threads = torch.get_num_threads()
+            where += f" ({threads} thread{'s' * (threads != 1)})"
+        # Own weights often have the name of shipped ones.
+        which = self.model if self.card is not None else f"{self.model} ({printable(self._path)})"
+        return f"{which} on {where}, {self.precision} ({self.precision_reason})"
 
     # ------------------------------------------------------------------ hosts with random access
 

@@ -265,7 +265,10 @@ def list_models(as_json: bool) -> None:
     else:
         for line in _table(rows):
             tell(line)
-        tell("gain: PSNR over the blurred input, mean of the validation set (see info NAME)")
+        tell(
+            "gain: PSNR over the blurred input, mean of the validation set "
+            "(more: vs-deblur models info NAME)"
+        )
         if not all(row["shipped"] for row in rows):
             tell(_no_weights([row["name"] for row in rows if row.get("published")]))
     for fault in faults[1:]:
