@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -242,6 +244,49 @@ def test_mjpeg_of_a_limited_range_clip_is_refused_with_the_reason(
     full = Film("mjpeg", "yuvj420p").write(tmp_path / "full.mkv")
     held = command(full, tmp_path / f"out{suffix}", "--codec", "mjpeg", "--strength", 0)
     assert held.code == 0, held.error
+
+
+def real_time_threads() -> list[str]:
+    """Threads of this process that nobody else gets a turn beside."""
+    threads = {int(t.name): t for t in Path("/proc/self/task").iterdir()}
+    policies = {t: os.sched_getscheduler(t) for t in threads}
+    return [
+        (threads[t] / "comm").read_text().strip()
+        for t, policy in policies.items()
+        if policy in (os.SCHED_FIFO, os.SCHED_RR)
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are not told of here")
+def test_no_encoder_takes_real_time_priority(idle: Deblurrer, tmp_path: Path) -> None:
+    """SVT-AV1 does where root runs it; what ran beside it got no turn."""
+    assert real_time_threads() == []
+    source = Film(frames=3).write(tmp_path / "in.mkv")
+    seen: list[str] = []
+    run(
+        *(idle, source, tmp_path / "out.mkv", Wanted(codec="libsvtav1")),
+        chunk=1,
+        check=lambda: seen.extend(real_time_threads()),
+    )
+    assert seen == []
+    assert real_time_threads() == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may take it")
+def test_real_time_priority_that_was_there_stays() -> None:
+    """Who starts the program so wants it so."""
+    code = """
+import os
+from vs_deblur.scheduling import usual_priority
+before = os.sched_getscheduler(0)
+with usual_priority():
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+print(before, os.sched_getscheduler(0))
+"""
+    for prefix, expected in (((), (os.SCHED_OTHER,) * 2), (("chrt", "-r", "1"), (2, 1))):
+        command = [*prefix, sys.executable, "-c", code]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        assert tuple(map(int, said.stdout.split())) == expected
 
 
 @pytest.mark.parametrize(("suffix", "hinted"), [(".mkv", False), (".mp4", True)])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from vs_deblur.avpixels import Colour, Plane, frame_of, names_for
 from vs_deblur.errors import OutputError, UsageError, reason
 from vs_deblur.journal import Entry
+from vs_deblur.scheduling import usual_priority
 
 if TYPE_CHECKING:
     from av.codec import Codec
@@ -156,7 +157,8 @@ class Recipe:
         self.apply(context)
         context.flags |= Flags.global_header
         try:
-            context.open()
+            with usual_priority():
+                context.open()
         except (av.error.FFmpegError, ValueError) as error:
             elsewhere = " or container (.mkv takes everything)"
             raise OutputError(
@@ -180,7 +182,8 @@ class Recipe:
             with av.open(io.BytesIO(), "w", format=self.container) as trial:
                 stream = cast("VideoStream", trial.add_stream(self.codec, rate=self.rate))
                 self.apply(stream.codec_context)
-                trial.start_encoding()
+                with usual_priority():
+                    trial.start_encoding()
         except (av.error.FFmpegError, ValueError) as error:
             raise OutputError(
                 f"{self.container} cannot hold {self.codec} {self.pix_fmt}",

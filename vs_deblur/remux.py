@@ -20,6 +20,7 @@ from vs_deblur.avstreams import main_video, open_input, path_of
 from vs_deblur.encoder import Recipe
 from vs_deblur.errors import EngineError, InputError, OutputError, reason
 from vs_deblur.journal import Contents, packets
+from vs_deblur.scheduling import usual_priority
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -240,7 +241,8 @@ def _write(
                 targets[index] = _add_copy(output, streams[index])
         output.metadata.update(_metadata(found.metadata))
         _copy_chapters(found, output, part)
-        output.start_encoding()
+        with usual_priority():
+            output.start_encoding()
         video = _video_packets(
             journal, contents, targets.pop(copies.video), time_base, recipe.rate, part.shift
         )
