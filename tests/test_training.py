@@ -1104,6 +1104,11 @@ def test_a_table_of_networks(photos: list[Path], tmp_path: Path) -> None:
         *(("light", "0"), ("light", "1"), ("heavy", "0"), ("heavy", "1")),
     }
     assert all(math.isfinite(g.gain) for g in gains)
+    # What has no memory loses nothing without it; what has one gives something else.
+    for g in gains:
+        assert (g.without_memory is None) == (g.variant == "cnn")
+        assert g.without_memory != g.gain
+    assert "| strcnn_dtb-5 |" in as_markdown(gains).partition("of which by memory")[2]
     assert len({round(g.gain, 4) for g in gains}) > 8  # seeds and networks differ
     assert len((run / "table.csv").read_text().splitlines()) == 1 + len(gains)
     # Another budget, or other sequences to measure on, cannot be compared.
@@ -1118,6 +1123,9 @@ def test_a_table_of_networks(photos: list[Path], tmp_path: Path) -> None:
         (g.variant, g.seed, g.sequence) for g in gains
     ]
     assert [g.gain for g in again] == pytest.approx([g.gain for g in gains], abs=1e-4)
+    assert [g.without_memory for g in again] == pytest.approx(
+        [g.without_memory for g in gains], abs=1e-4
+    )
 
 
 def test_networks_of_a_seed_see_the_same_samples(photos: list[Path], tmp_path: Path) -> None:
@@ -1173,6 +1181,14 @@ def test_means_and_spread_of_a_table() -> None:
     ]
     one = [g for g in gains if g.seed == 0]
     assert "| b | +1.70 |" in as_markdown(one).splitlines()
+    kept = [replace(g, without_memory=g.gain - 0.25) if g.variant == "b" else g for g in gains]
+    assert as_markdown(kept).splitlines() == [
+        *as_markdown(gains).splitlines(),
+        "",
+        "| of which by memory, dB | light |",
+        "|---|---|",
+        "| b | +0.25 ± 0.00 |",
+    ]
 
 
 def test_frames_at_the_ends_need_not_count() -> None:
@@ -1188,6 +1204,19 @@ def test_frames_at_the_ends_need_not_count() -> None:
     assert validation_gain(network, pair, 8, margin=3) == pytest.approx(np.mean(gains[3:5]))
     assert validation_gain(network, pair, 8) == pytest.approx(np.mean(gains))
     assert np.mean(gains) != pytest.approx(np.mean(gains[3:5]), abs=1e-4)
+
+
+def test_the_gain_without_memory_is_that_of_first_frames() -> None:
+    """Of a clip that stands still every frame is then like its first one."""
+    torch.manual_seed(3)
+    network = build_network("strcnn", {"residual": True})
+    torch.nn.init.normal_(network.output.weight, std=0.01)  # of a residual's zeros nothing is seen
+    frame = moving(1)
+    still = PairSequence("still", frame.blurred.repeat(6, 0), frame.sharp.repeat(6, 0))
+    first = PairSequence("first", frame.blurred, frame.sharp)
+    without = validation_gain(network, still, memory=False)
+    assert without == pytest.approx(validation_gain(network, first), abs=1e-6)
+    assert validation_gain(network, still) != pytest.approx(without, abs=1e-3)
 
 
 def test_photographs_that_are_held_out(photos: list[Path], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,7 +59,7 @@ _SEED = 977  # of the sequences that are measured: none of a recipe's
 # and a recurrence has no past yet.
 _MARGIN = max(v.m for v in VARIANTS.values())
 _FRAMES = 10 + 2 * _MARGIN  # of the synthetic sequences that are measured
-_COLUMNS = ("recipe", "variant", "seed", "group", "sequence", "gain")
+_COLUMNS = ("recipe", "variant", "seed", "group", "sequence", "gain", "gain_without_memory")
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,9 @@ class Gain:
         group: column of the table.
         sequence: its name within the group.
         gain: mean over the sequence's frames.
+        without_memory: the same where every frame begins with the empty state of a clip's first
+            one: what a recurrence has learned to use its past for is the difference. None for
+            networks that have no memory.
     """
 
     variant: str
@@ -78,6 +81,7 @@ class Gain:
     group: str
     sequence: str
     gain: float
+    without_memory: float | None = None
 
 
 def recipe_of(base: Recipe, variant: Variant, seed: int) -> Recipe:
@@ -127,15 +131,25 @@ def train(base: Recipe, variant: Variant, seed: int, data: Path, run: Path, devi
     return weights
 
 
-def measure(weights: Path, sequences: Iterable[PairSequence]) -> list[tuple[str, str, float]]:
-    """Group, name and gain of each sequence; those without any blur are left out."""
+def measure(
+    weights: Path, sequences: Iterable[PairSequence]
+) -> list[tuple[str, str, float, float | None]]:
+    """Group, name and gain of each sequence, and the gain without memory.
+
+    Sequences without any blur are left out.
+    """
     network = from_state(*read_tensors(weights)).to(memory_format=torch.channels_last)
+
+    def gain(sequence: PairSequence, memory: bool) -> float:
+        return validation_gain(network, sequence, len(sequence), _MARGIN, memory)
+
     found = []
     for sequence in sequences:
         group, _, name = sequence.name.rpartition("/")
-        gain = validation_gain(network, sequence, frames=len(sequence), margin=_MARGIN)
-        if not math.isnan(gain):
-            found.append((group, name, gain))
+        whole = gain(sequence, True)
+        if not math.isnan(whole):
+            without = gain(sequence, False) if network.spec.is_recurrent else None
+            found.append((group, name, whole, without))
     return found
 
 
@@ -154,7 +168,14 @@ def _read(file: Path, recipe: str) -> dict[tuple[str, int], list[Gain]]:
                 if row.get("recipe") != recipe:  # of another budget, or measured on other pairs
                     continue
                 key = row["variant"], int(row["seed"])
-                gain = Gain(*key, row["group"], row["sequence"], float(row["gain"]))
+                without = row.get("gain_without_memory")
+                gain = Gain(
+                    *key,
+                    row["group"],
+                    row["sequence"],
+                    float(row["gain"]),
+                    float(without) if without else None,
+                )
                 found.setdefault(key, []).append(gain)
     return found
 
@@ -165,7 +186,9 @@ def _write(file: Path, recipe: str, rows: Iterable[Gain]) -> None:
         writer = csv.writer(out)
         writer.writerow(_COLUMNS)
         for g in rows:
-            writer.writerow([recipe, g.variant, g.seed, g.group, g.sequence, f"{g.gain:.4f}"])
+            without = "" if g.without_memory is None else f"{g.without_memory:.4f}"
+            row = [recipe, g.variant, g.seed, g.group, g.sequence, f"{g.gain:.4f}", without]
+            writer.writerow(row)
     part.replace(file)
 
 
@@ -227,30 +250,44 @@ def as_markdown(gains: Sequence[Gain]) -> str:
 
     A second table has what each variant gains more than the first one with the same seed: the
     networks of a seed saw the same samples, but for variants of another m, and all are measured on
-    the same sequences.
+    the same sequences. A third one has what of the gain is lost when every frame begins with an
+    empty memory.
     """
     groups = list(dict.fromkeys(g.group for g in gains))
     variants = list(dict.fromkeys(g.variant for g in gains))
-    means: dict[tuple[str, str], dict[int, float]] = {}
-    for variant in variants:
-        for group in groups:
-            rows = [g for g in gains if (g.variant, g.group) == (variant, group)]
-            means[variant, group] = {
-                seed: statistics.mean(g.gain for g in rows if g.seed == seed)
-                for seed in sorted({g.seed for g in rows})
-            }
-    rule = "|---" * (len(groups) + 1) + "|"
-    lines = ["| gain, dB | " + " | ".join(groups) + " |", rule]
-    for variant in variants:
-        cells = [_cell(list(means[variant, group].values())) for group in groups]
-        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
-    first = variants[0]
-    lines += ["", f"| more than {first}, dB | " + " | ".join(groups) + " |", rule]
-    for variant in variants[1:]:
-        cells = []
-        for group in groups:
-            ours, theirs = means[variant, group], means[first, group]
-            more = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-            cells.append(_cell(more))
-        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+
+    def means(variant: str, group: str, of: Callable[[Gain], float]) -> dict[int, float]:
+        rows = [g for g in gains if (g.variant, g.group) == (variant, group)]
+        seeds = sorted({g.seed for g in rows})
+        return {s: statistics.mean(of(g) for g in rows if g.seed == s) for s in seeds}
+
+    def whole(variant: str, group: str) -> list[float]:
+        return list(means(variant, group, lambda g: g.gain).values())
+
+    def more(variant: str, group: str) -> list[float]:
+        ours, theirs = (means(v, group, lambda g: g.gain) for v in (variant, variants[0]))
+        return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+
+    def of_memory(variant: str, group: str) -> list[float]:
+        return list(
+            means(
+                variant,
+                group,
+                lambda g: g.gain - (g.gain if g.without_memory is None else g.without_memory),
+            ).values()
+        )
+
+    def part(title: str, names: Sequence[str], of: Callable[[str, str], list[float]]) -> list[str]:
+        lines = [f"| {title}, dB | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
+        for name in names:
+            lines.append(f"| {name} | " + " | ".join(_cell(of(name, g)) for g in groups) + " |")
+        return lines
+
+    lines = [*part("gain", variants, whole), ""]
+    lines += part(f"more than {variants[0]}", variants[1:], more)
+    recurrent = [
+        v for v in variants if any(g.without_memory is not None for g in gains if g.variant == v)
+    ]
+    if recurrent:
+        lines += ["", *part("of which by memory", recurrent, of_memory)]
     return "\n".join(lines)

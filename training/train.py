@@ -447,7 +447,11 @@ def predict(network: Any, blurred: Tensor, m: int, state: State | None = None) -
 
 @torch.no_grad()
 def validation_gain(
-    network: Any, sequence: PairSequence, frames: int = 30, margin: int = 0
+    network: Any,
+    sequence: PairSequence,
+    frames: int = 30,
+    margin: int = 0,
+    memory: bool = True,
 ) -> float:
     """Mean gain in dB over the blurred input, the clip's edge frames repeated at its ends.
 
@@ -456,6 +460,7 @@ def validation_gain(
         sequence: pairs of frames.
         frames: of which the first so many are taken.
         margin: frames at both ends that are computed and do not count.
+        memory: False begins every frame with the empty state of a clip's first one.
 
     Returns:
         The mean; frames that are identical to the sharp ones, before or after, are left out; NaN
@@ -469,7 +474,7 @@ def validation_gain(
     padded = torch.split(pad_to(blurred, *size).to(device), 1)
 
     def step(window: Sequence[Tensor], state: State | None) -> tuple[Tensor, State]:
-        return step_of(network, torch.cat(list(window), dim=1), state)
+        return step_of(network, torch.cat(list(window), dim=1), state if memory else None)
 
     plan = Plan(0, 0, spec.look_behind, spec.look_ahead)
     gains = []
