@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -246,15 +247,57 @@ def test_mjpeg_of_a_limited_range_clip_is_refused_with_the_reason(
     assert held.code == 0, held.error
 
 
+# What encoders are given, and whether they read what nothing was written to.
+ENCODED = (
+    ("libx264", "yuv420p"),
+    ("libx264", "yuv420p10le"),
+    ("libx264rgb", "rgb24"),
+    ("libx265", "yuv420p"),
+    ("libvpx-vp9", "yuv420p"),
+    ("libsvtav1", "yuv420p"),
+)
+ENCODE = """
+import sys
+from pathlib import Path
+from tests.test_video import ENCODED, run
+from vs_deblur.encoder import Wanted
+from vs_deblur.engine import Deblurrer
+idle = Deblurrer(device="cpu", precision="fp32", segment=8, warmup=2, strength=0.0)
+folder, filling = Path(sys.argv[1]), sys.argv[2]
+for n, (codec, _) in enumerate(ENCODED):
+    target = folder / f"{n}.{filling}.mkv"
+    run(idle, folder / f"{n}.mkv", target, Wanted(codec=codec), chunk=8)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_ is glibc's")
+def test_encoders_give_the_same_bytes_whatever_memory_held_before(tmp_path: Path) -> None:
+    """x264 with AVX-512 does not by itself."""
+    for n, (codec, pix_fmt) in enumerate(ENCODED):
+        shown = "libx264rgb" if codec == "libx264rgb" else "libx264"
+        film = Film(shown, pix_fmt=pix_fmt, width=96, height=64, frames=24)
+        film.write(tmp_path / f"{n}.mkv")
+    fillings = ("1", "170", "255")
+    for filling in fillings:
+        subprocess.run(
+            [sys.executable, "-c", ENCODE, str(tmp_path), filling],
+            env=os.environ | {"MALLOC_PERTURB_": filling, "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=True,
+            timeout=200,
+        )
+    for n, (codec, pix_fmt) in enumerate(ENCODED):
+        made = {(tmp_path / f"{n}.{filling}.mkv").read_bytes() for filling in fillings}
+        assert len(made) == 1, f"{codec} {pix_fmt}"
+
+
 def real_time_threads() -> list[str]:
     """Threads of this process that nobody else gets a turn beside."""
-    threads = {int(t.name): t for t in Path("/proc/self/task").iterdir()}
-    policies = {t: os.sched_getscheduler(t) for t in threads}
-    return [
-        (threads[t] / "comm").read_text().strip()
-        for t, policy in policies.items()
-        if policy in (os.SCHED_FIFO, os.SCHED_RR)
-    ]
+    found = []
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it has just ended
+            if os.sched_getscheduler(int(thread.name)) in (os.SCHED_FIFO, os.SCHED_RR):
+                found.append((thread / "comm").read_text().strip())
+    return found
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are not told of here")

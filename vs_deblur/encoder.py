@@ -229,6 +229,23 @@ def _pix_fmt(codec: Codec, fmt: PixelFormat) -> str | None:
     return next((n for n in names if held is None or n in held), None)
 
 
+def _always(codec: str) -> dict[str, str]:
+    """Options that an encoder gets whatever is asked for."""
+    chosen = dict(_ALWAYS.get(codec, {}))
+    if codec in ("libx264", "libx264rgb") and _has_avx512():
+        # x264's AVX-512 code (seen with core 165) reads memory that nothing was written to: the
+        # same frames give other bytes each time, so that a resumed run is not like one in one go.
+        # Not asked for elsewhere: x264 does not check whether a processor has what is named.
+        chosen["x264-params"] = "asm=AVX2"
+    return chosen
+
+
+def _has_avx512() -> bool:
+    import torch
+
+    return bool(getattr(torch.cpu, "_is_avx512_supported", bool)())
+
+
 def _options(codec: str, wanted: Wanted) -> dict[str, str]:
     """The encoder's options.
 
@@ -247,7 +264,7 @@ def _options(codec: str, wanted: Wanted) -> dict[str, str]:
     presets = _PRESETS.get(codec)
     if wanted.preset is not None and presets is not None and wanted.preset not in presets:
         raise UsageError(f"{codec} has no preset {wanted.preset!r}", "--preset", " ".join(presets))
-    chosen = dict(_ALWAYS.get(codec, {}))
+    chosen = _always(codec)
     if wanted.lossless:
         if codec not in _LOSSLESS:
             raise UsageError(f"{codec} is not a lossless codec here", "--codec", "e.g. ffv1")

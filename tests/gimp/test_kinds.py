@@ -146,7 +146,9 @@ def test_strength_1_is_what_the_command_makes(
     colours = 1 if "Y" in kind.wire else 3
     picture = Picture(before, colours, "straight" if "A" in kind.wire else None)
     expected = deblur(picture, engine).samples
-    code = {"u1": 1.0, "u2": 1.0, "f2": 2**-10, "f4": 2e-4}[before.dtype.str[1:]]
+    # A curve and back change the last bit of a float; bfloat16 may make its own last bit of that.
+    float_code = 2e-4 if engine.precision == "fp32" else 2**-8
+    code = {"u1": 1.0, "u2": 1.0, "f2": 2**-10, "f4": float_code}[before.dtype.str[1:]]
     difference = np.abs(after.astype(np.float64) - expected.astype(np.float64))
     assert difference.max() <= code
     assert np.abs(expected.astype(np.float64) - before).max() > 2 * code, "nothing was done"
