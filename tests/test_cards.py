@@ -115,6 +115,9 @@ def test_what_is_published_says_how_it_was_made(
     assert entry["gain_db"]["four"] == pytest.approx(float(gains[2]), abs=0.006)
     assert len(harm) == 3
     assert table(text, "single")[1][:2] == ["–", "–"]
+    # A clip of one frame has nothing to remember.
+    assert table(text, "single")[0][5] == table(text, "single")[0][2]
+    assert gains[5] != gains[2]
     assert "![what goes in, what comes out, sharp](strcnn_dtb_lite-failures.png)" in text
     assert (tmp_path / "models" / "cards" / "strcnn_dtb_lite-failures.png").stat().st_size > 1000
     # The last step of a run is nothing to be told.

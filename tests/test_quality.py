@@ -41,7 +41,7 @@ def gains(deblurrer: Deblurrer, folder: Path, most: int | None = None) -> dict[s
 def test_mean_gain_on_unseen_real_pairs(deblurrer: Deblurrer, shared: Path) -> None:
     folders = [shared / "data" / "pairs" / "val" / name for name in VALIDATION]
     values = [g for folder in folders for g in gains(deblurrer, folder).values()]
-    assert float(np.mean(values)) >= 1.25
+    assert float(np.mean(values)) >= 1.3
 
 
 @pytest.mark.shared

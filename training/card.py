@@ -28,7 +28,8 @@ from vs_deblur.measuring import (
 )
 from vs_deblur.metrics import Image, mean, psnr
 from vs_deblur.sequences import ImageSequence, pair_folders
-from vs_deblur.weights import sha256_of
+from vs_deblur.weights import read_tensors, sha256_of
+from vs_deblur_models.registry import from_state
 from vs_deblur_models.spec import takes_frames
 
 
@@ -42,11 +43,14 @@ class Measured:
             changed at all; infinite if none is.
         flicker: of what is wrong with the frames, blurred and deblurred, code values; None for
             photos and where no frame follows another.
+        gain_without_memory: gain in dB where every frame is deblurred as if it were a clip's first
+            one; None for networks without a memory.
     """
 
     figures: SequenceFigures
     kept: float
     flicker: tuple[float, float] | None
+    gain_without_memory: float | None = None
 
 
 class Steadiness:
@@ -79,8 +83,16 @@ def _sharp_runs(sequence: ImageSequence) -> Iterator[Run]:
         yield Run(run.fmt, frames)
 
 
-def measured(sequence: ImageSequence, deblurrer: Deblurrer) -> Measured:
-    """The figures of a sequence."""
+def measured(
+    sequence: ImageSequence, deblurrer: Deblurrer, forgetful: Deblurrer | None = None
+) -> Measured:
+    """The figures of a sequence.
+
+    Args:
+        sequence: pairs of frames.
+        deblurrer: the model.
+        forgetful: the same, with an empty memory at every frame.
+    """
     steadiness = Steadiness() if takes_frames(deblurrer.network) else None
     on_frame = None if steadiness is None else steadiness.add
     figures = measure(sequence.name, image_runs(sequence), deblurrer, on_frame=on_frame)
@@ -93,6 +105,7 @@ def measured(sequence: ImageSequence, deblurrer: Deblurrer) -> Measured:
         figures,
         math.inf if kept is None else kept,
         None if steadiness is None else steadiness.values,
+        None if forgetful is None else measure(sequence.name, image_runs(sequence), forgetful).gain,
     )
 
 
@@ -109,13 +122,13 @@ class Findings:
     failures: Sequence[Shown]
 
 
-def find(recipe: Recipe, data: Path, deblurrer: Deblurrer) -> Findings:
+def find(recipe: Recipe, data: Path, weights: Path) -> Findings:
     """Measure a model for its card.
 
     Args:
         recipe: what was trained; its ``validation`` pairs are measured.
         data: the folder that the recipe's paths start from.
-        deblurrer: the model.
+        weights: the model.
 
     Raises:
         UsageError: ``same_scene`` names something that is not measured.
@@ -123,8 +136,12 @@ def find(recipe: Recipe, data: Path, deblurrer: Deblurrer) -> Findings:
     sequences = [s for v in recipe.validation for s in pair_folders(data / v)]
     if unknown := same_scene(recipe) - {s.name for s in sequences}:
         raise UsageError(f"same_scene names no validation sequence: {', '.join(sorted(unknown))}")
+    deblurrer = Deblurrer(str(weights), device="cpu", precision="fp32")
+    forgetful = None
+    if deblurrer.network.spec.is_recurrent:
+        forgetful = Deblurrer(str(weights), device="cpu", precision="fp32", segment=1, warmup=0)
     return Findings(
-        [measured(s, deblurrer) for s in sequences],
+        [measured(s, deblurrer, forgetful) for s in sequences],
         [show(deblurrer, case()) for case in CASES],
     )
 
@@ -180,8 +197,8 @@ def refresh(recipe: Recipe, recipe_file: Path, data: Path, root: Path) -> Path:
     weights = folder / entry["file"]
     if sha256_of(weights) != entry["sha256"]:
         raise UsageError(f"{weights.name} is not the file that the manifest lists")
-    deblurrer = Deblurrer(str(weights), device="cpu", precision="fp32")
-    return write_card(entry, recipe, deblurrer.network, find(recipe, data, deblurrer), root)
+    network = from_state(*read_tensors(weights))
+    return write_card(entry, recipe, network, find(recipe, data, weights), root)
 
 
 def _decibels(value: float) -> str:
@@ -193,20 +210,24 @@ def _figure(value: float | None, style: str = ".2f") -> str:
     return "–" if value is None else format(value, style)
 
 
-def _gains(rows: Sequence[Measured], seen: set[str]) -> str:
-    lines = [
-        "| sequence | PSNR blurred | deblurred | gain | SSIM blurred | deblurred |",
-        "|---|---|---|---|---|---|",
-    ]
-    for r in (row.figures for row in rows):
-        lines.append(
-            f"| {r.name}{' *' * (r.name in seen)} | {_figure(r.psnr_before)} "
-            f"| {_figure(r.psnr_after)} | {_figure(r.gain, '+.2f')} "
-            f"| {_figure(r.ssim_before, '.4f')} | {_figure(r.ssim_after, '.4f')} |"
-        )
-    return "\n".join(lines)
+def _gains(rows: Sequence[Measured], seen: set[str], memory: bool) -> str:
+    titles = ["sequence", "PSNR blurred", "deblurred", "gain", "SSIM blurred", "deblurred"]
+    titles += ["gain without memory"] * memory
+    table = [" | ".join(titles)]
+    for row in rows:
+        r = row.figures
+        cells = [r.name + " *" * (r.name in seen)]
+        cells += [_figure(r.psnr_before), _figure(r.psnr_after), _figure(r.gain, "+.2f")]
+        cells += [_figure(r.ssim_before, ".4f"), _figure(r.ssim_after, ".4f")]
+        cells += [_figure(row.gain_without_memory, "+.2f")] * memory
+        table.append(" | ".join(cells))
+    lines = [f"| {line} |" for line in table]
+    return "\n".join([lines[0], "|---" * len(titles) + "|", *lines[1:]])
 
 
+_MEMORY = """
+Without memory: every frame deblurred as if it were a clip's first one; what the recurrence is worth
+is the difference to the gain."""
 _KEPT = """Sharp frames in: PSNR in dB of what comes out to what went in (∞: untouched)."""
 _FLICKER = """Flicker: by how much what is wrong with a frame changes to the next one, along
 the motion; root mean square in code values of 8 bits (`vs_deblur/flicker.py`).
@@ -255,9 +276,9 @@ def _text(
 
 PSNR in dB on validation pairs (float32 on the CPU, 8-bit result, mean over frames):
 
-{_gains(findings.rows, seen)}
+{_gains(findings.rows, seen, spec.is_recurrent)}
 
-Training saw none of these frames.{seen_note}
+Training saw none of these frames.{seen_note}{_MEMORY * spec.is_recurrent}
 
 {_harm(findings.rows)}
 

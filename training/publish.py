@@ -13,7 +13,6 @@ import torch
 
 from training.card import find, same_scene, write_card
 from training.train import Recipe, read_checkpoint, weights_at
-from vs_deblur.engine import Deblurrer
 from vs_deblur.errors import InputError, UsageError
 from vs_deblur.weights import read_tensors, sha256_of
 from vs_deblur_models.registry import from_state, save_network
@@ -141,8 +140,7 @@ def publish(recipe: Recipe, recipe_file: Path, found: Finished, data: Path, root
     # Measured beside the shipped file, which is replaced together with its manifest at the end.
     fresh = weights[0].with_name(f"{name}-fp16.safetensors")
     save_network(network, fresh, torch.float16)
-    deblurrer = Deblurrer(str(fresh), device="cpu", precision="fp32")
-    findings = find(recipe, data, deblurrer)
+    findings = find(recipe, data, fresh)
     rows = [row.figures for row in findings.rows]
     seen = same_scene(recipe)
     gains = {
