@@ -36,6 +36,8 @@ def read_frames(path: Path, count: int) -> list[NDArray[np.uint8]]:
         with av.open(str(path)) as container:
             for frame in islice(container.decode(video=0), count):
                 frames.append(np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8))
+    if not frames:
+        raise click.UsageError(f"no frames in {path}")
     height, width = frames[0].shape[:2]
     y, x = max(height - 360, 0) // 2, max(width - 640, 0) // 2
     return [f[y : y + 360, x : x + 640] for f in frames]
@@ -86,7 +88,7 @@ def decibels(mse: float) -> float:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Plot (PNG).")
 def main(clips: tuple[Path, ...], model: str, frames: int, output: Path | None) -> None:
     """Print a table (Markdown) of PSNR in dB by warm-up, and draw it."""
-    deblurrer = Deblurrer(model, segment=0)
+    deblurrer = Deblurrer(model, device="cpu", precision="fp32", segment=0)
     table: dict[str, dict[int, float]] = {}
     for clip in clips:
         name = clip.parent.name if clip.name in ("blur", "sharp") else clip.stem

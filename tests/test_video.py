@@ -283,7 +283,7 @@ def test_encoders_give_the_same_bytes_whatever_memory_held_before(tmp_path: Path
             [sys.executable, "-c", ENCODE, str(tmp_path), filling],
             env=os.environ | {"MALLOC_PERTURB_": filling, "PYTHONPATH": os.pathsep.join(sys.path)},
             check=True,
-            timeout=200,
+            timeout=90,
         )
     for n, (codec, pix_fmt) in enumerate(ENCODED):
         made = {(tmp_path / f"{n}.{filling}.mkv").read_bytes() for filling in fillings}

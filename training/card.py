@@ -43,8 +43,8 @@ class Measured:
             changed at all; infinite if none is.
         flicker: of what is wrong with the frames, blurred and deblurred, code values; None for
             photos and where no frame follows another.
-        gain_without_memory: gain in dB where every frame is deblurred as if it were a clip's first
-            one; None for networks without a memory.
+        gain_without_memory: gain in dB where every frame begins with the empty memory of a clip's
+            first one (its neighbours are seen as ever); None for networks without a memory.
     """
 
     figures: SequenceFigures
@@ -226,8 +226,8 @@ def _gains(rows: Sequence[Measured], seen: set[str], memory: bool) -> str:
 
 
 _MEMORY = """
-Without memory: every frame deblurred as if it were a clip's first one; what the recurrence is worth
-is the difference to the gain."""
+Without memory: every frame begins with the empty memory of a clip's first one, and sees its
+neighbours as ever; what the recurrence is worth is the difference to the gain."""
 _KEPT = """Sharp frames in: PSNR in dB of what comes out to what went in (∞: untouched)."""
 _FLICKER = """Flicker: by how much what is wrong with a frame changes to the next one, along
 the motion; root mean square in code values of 8 bits (`vs_deblur/flicker.py`).

@@ -237,6 +237,9 @@ def table(
     return [g for rows in found.values() for g in rows]
 
 
+Cell = Callable[[str, str], Iterable[float]]  # a value for each seed of a variant in a group
+
+
 def _cell(values: Sequence[float]) -> str:
     """Mean and standard deviation; without the latter if there is one value alone."""
     if not values:
@@ -256,38 +259,33 @@ def as_markdown(gains: Sequence[Gain]) -> str:
     groups = list(dict.fromkeys(g.group for g in gains))
     variants = list(dict.fromkeys(g.variant for g in gains))
 
-    def means(variant: str, group: str, of: Callable[[Gain], float]) -> dict[int, float]:
-        rows = [g for g in gains if (g.variant, g.group) == (variant, group)]
-        seeds = sorted({g.seed for g in rows})
-        return {s: statistics.mean(of(g) for g in rows if g.seed == s) for s in seeds}
+    def means(rows: Iterable[tuple[Gain, float]], variant: str, group: str) -> dict[int, float]:
+        ours = [(g.seed, value) for g, value in rows if (g.variant, g.group) == (variant, group)]
+        seeds = sorted({seed for seed, _ in ours})
+        return {s: statistics.mean(value for seed, value in ours if seed == s) for s in seeds}
 
-    def whole(variant: str, group: str) -> list[float]:
-        return list(means(variant, group, lambda g: g.gain).values())
+    whole = [(g, g.gain) for g in gains]
+    by_memory = [(g, g.gain - g.without_memory) for g in gains if g.without_memory is not None]
 
-    def more(variant: str, group: str) -> list[float]:
-        ours, theirs = (means(v, group, lambda g: g.gain) for v in (variant, variants[0]))
+    def gain(variant: str, group: str) -> Iterable[float]:
+        return means(whole, variant, group).values()
+
+    def more(variant: str, group: str) -> Iterable[float]:
+        ours, theirs = (means(whole, v, group) for v in (variant, variants[0]))
         return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
 
-    def of_memory(variant: str, group: str) -> list[float]:
-        return list(
-            means(
-                variant,
-                group,
-                lambda g: g.gain - (g.gain if g.without_memory is None else g.without_memory),
-            ).values()
-        )
+    def of_memory(variant: str, group: str) -> Iterable[float]:
+        return means(by_memory, variant, group).values()
 
-    def part(title: str, names: Sequence[str], of: Callable[[str, str], list[float]]) -> list[str]:
+    def part(title: str, names: Sequence[str], of: Cell) -> list[str]:
         lines = [f"| {title}, dB | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
         for name in names:
-            lines.append(f"| {name} | " + " | ".join(_cell(of(name, g)) for g in groups) + " |")
+            cells = [_cell(list(of(name, group))) for group in groups]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
         return lines
 
-    lines = [*part("gain", variants, whole), ""]
+    lines = [*part("gain", variants, gain), ""]
     lines += part(f"more than {variants[0]}", variants[1:], more)
-    recurrent = [
-        v for v in variants if any(g.without_memory is not None for g in gains if g.variant == v)
-    ]
-    if recurrent:
+    if recurrent := list(dict.fromkeys(g.variant for g, _ in by_memory)):
         lines += ["", *part("of which by memory", recurrent, of_memory)]
     return "\n".join(lines)

@@ -534,6 +534,8 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """
     try:
         kept = torch.load(path, map_location=device, weights_only=True)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:  # damage makes torch stumble over anything
         hint = "weights of earlier steps are in the folder weights beside it"
         raise InputError("this checkpoint cannot be read", str(path), hint) from error

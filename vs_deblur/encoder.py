@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from vs_deblur.avpixels import Colour, Plane, frame_of, names_for
 from vs_deblur.errors import OutputError, UsageError, reason
 from vs_deblur.journal import Entry
+from vs_deblur.processor import processor_has
 from vs_deblur.scheduling import usual_priority
 
 if TYPE_CHECKING:
@@ -127,6 +128,11 @@ class Recipe:
         """Whether every sample comes back as it was."""
         return self.options.items() >= _LOSSLESS.get(self.codec, {"": ""}).items()
 
+    def _spoken(self) -> str:
+        """The options that somebody asked for, or that are ours to choose."""
+        base = base_options(self.codec).items()
+        return " ".join(f"{k}={v}" for k, v in self.options.items() if (k, v) not in base)
+
     def apply(self, context: VideoCodecContext) -> None:
         """Set everything on an encoder that is not open yet."""
         context.width, context.height, context.pix_fmt = self.width, self.height, self.pix_fmt
@@ -163,7 +169,7 @@ class Recipe:
             elsewhere = " or container (.mkv takes everything)"
             raise OutputError(
                 f"{self.codec} cannot encode {self.width}x{self.height} {self.pix_fmt}"
-                f" with {_spoken(self.options)}",
+                f" with {self._spoken() or 'its defaults'}",
                 None,
                 "choose another --codec" + ("" if self.container == "matroska" else elsewhere),
             ) from error
@@ -190,10 +196,6 @@ class Recipe:
                 None,
                 "choose another --codec, or leave the choice to us",
             ) from error
-
-
-def _spoken(options: dict[str, str]) -> str:
-    return " ".join(f"{k}={v}" for k, v in options.items()) or "its defaults"
 
 
 def container_for(path: Path) -> str:
@@ -229,21 +231,15 @@ def _pix_fmt(codec: Codec, fmt: PixelFormat) -> str | None:
     return next((n for n in names if held is None or n in held), None)
 
 
-def _always(codec: str) -> dict[str, str]:
-    """Options that an encoder gets whatever is asked for."""
+def base_options(codec: str) -> dict[str, str]:
+    """What an encoder is given whatever else is asked for; codec is FFmpeg's name of it."""
     chosen = dict(_ALWAYS.get(codec, {}))
-    if codec in ("libx264", "libx264rgb") and _has_avx512():
+    if codec in ("libx264", "libx264rgb") and processor_has("avx512"):
         # x264's AVX-512 code (seen with core 165) reads memory that nothing was written to: the
         # same frames give other bytes each time, so that a resumed run is not like one in one go.
         # Not asked for elsewhere: x264 does not check whether a processor has what is named.
         chosen["x264-params"] = "asm=AVX2"
     return chosen
-
-
-def _has_avx512() -> bool:
-    import torch
-
-    return bool(getattr(torch.cpu, "_is_avx512_supported", bool)())
 
 
 def _options(codec: str, wanted: Wanted) -> dict[str, str]:
@@ -264,7 +260,7 @@ def _options(codec: str, wanted: Wanted) -> dict[str, str]:
     presets = _PRESETS.get(codec)
     if wanted.preset is not None and presets is not None and wanted.preset not in presets:
         raise UsageError(f"{codec} has no preset {wanted.preset!r}", "--preset", " ".join(presets))
-    chosen = _always(codec)
+    chosen = base_options(codec)
     if wanted.lossless:
         if codec not in _LOSSLESS:
             raise UsageError(f"{codec} is not a lossless codec here", "--codec", "e.g. ffv1")

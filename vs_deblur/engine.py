@@ -31,6 +31,7 @@ from vs_deblur.errors import (
     UsageError,
     printable,
 )
+from vs_deblur.processor import processor_has
 from vs_deblur.tiling import (
     least_patch,
     padded_size,
@@ -143,8 +144,7 @@ def bf16_is_fast() -> bool:
     """Whether this processor multiplies bfloat16 natively (AMX or AVX512-BF16)."""
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return processor_has("amx") or processor_has("avx512_bf16")
 
 
 def choose_device(device: str) -> torch.device:

@@ -47,6 +47,8 @@ def encode(path: Path, frames: Iterable[Image8], *, crf: int = 12) -> None:
     import av
     from av.video.frame import VideoFrame
 
+    from vs_deblur.encoder import base_options
+
     try:
         with av.open(str(path), "w", format="mp4") as container:
             stream: Any = None
@@ -54,7 +56,8 @@ def encode(path: Path, frames: Iterable[Image8], *, crf: int = 12) -> None:
                 if stream is None:
                     stream = container.add_stream("libx264", rate=RATE)
                     stream.height, stream.width = frame.shape[:2]
-                    stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf)}
+                    stream.pix_fmt = "yuv420p"
+                    stream.options = base_options("libx264") | {"crf": str(crf)}
                     stream.codec_context.color_range = 1
                     for name in ("colorspace", "color_primaries", "color_trc"):
                         setattr(stream.codec_context, name, 1)

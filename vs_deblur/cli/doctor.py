@@ -17,16 +17,11 @@ import click
 from vs_deblur._version import __version__
 from vs_deblur.cli._progress import tell, tell_json
 from vs_deblur.errors import DeblurError, DeviceError, EngineError, WeightsError
+from vs_deblur.processor import INSTRUCTIONS, processor_has
 
 Status = Literal["ok", "warn", "fail"]
 
 _CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x")
-_FLAGS = {
-    "avx2": "_is_avx2_supported",
-    "avx512": "_is_avx512_supported",
-    "avx512_bf16": "_is_avx512_bf16_supported",
-    "amx": "_is_amx_tile_supported",
-}
 
 
 @dataclass(frozen=True)
@@ -97,8 +92,8 @@ def check_devices() -> Iterator[Check]:
         yield Check(f"cuda:{i}", "ok", text)
     if not count:
         yield Check("cuda", "ok", "no CUDA device: the processor is used")
-    flags = [n for n, probe in _FLAGS.items() if getattr(torch.cpu, probe, bool)()]
-    text = ", ".join(flags) or f"none of {', '.join(_FLAGS)}"
+    flags = [name for name in INSTRUCTIONS if processor_has(name)]
+    text = ", ".join(flags) or f"none of {', '.join(INSTRUCTIONS)}"
     yield Check("processor", "ok", f"{platform.machine()}: {text}")
     yield Check("threads", "ok", str(torch.get_num_threads()))
     device = choose_device("auto")
