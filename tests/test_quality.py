@@ -61,11 +61,11 @@ def test_every_unseen_photo_gets_better(shared: Path) -> None:
     found = [frame.psnr_after - frame.psnr_before for frame in figures.frames]
     assert len(found) >= 3
     assert min(found) > 0.1, found
-    assert float(np.mean(found)) >= 1.05, found
+    assert float(np.mean(found)) >= 1.15, found
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(("kind", "least"), [("video", 36.0), ("photo", 47.5)])
+@pytest.mark.parametrize(("kind", "least"), [("video", 36.0), ("photo", 46.5)])
 def test_sharp_frames_are_not_harmed(shared: Path, kind: Kind, least: float) -> None:
     """What becomes of sharp frames to themselves, PSNR in dB; the goal is 45 for both."""
     engine = Deblurrer(device="cpu", kind=kind)
