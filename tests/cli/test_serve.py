@@ -105,7 +105,7 @@ def test_an_odd_size_gives_the_picture_of_one_that_is_padded(
             part = b[: a.shape[0], : a.shape[1]]
             difference = np.abs(a.astype(int) - part)
             assert difference.max() <= most
-            assert (difference**2).mean() <= 0.3 * most  # 48 dB
+            assert (difference**2).mean() <= 0.4 * most  # 47 dB
 
 
 @pytest.mark.parametrize("bits", [10, 12, 16])
