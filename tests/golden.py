@@ -349,6 +349,7 @@ SETTINGS = (
     Setting("2 threads", threads=2),
     Setting("contiguous", channels_last=False),
     Setting("contiguous, 2 threads", threads=2, channels_last=False),
+    Setting("AVX2", {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}),
     Setting("oneDNN AVX", {"ONEDNN_MAX_CPU_ISA": "AVX"}),
     Setting("oneDNN SSE4.1", {"ONEDNN_MAX_CPU_ISA": "SSE41"}),
     Setting("oneDNN SSE4.1, 2 threads", {"ONEDNN_MAX_CPU_ISA": "SSE41"}, threads=2),
