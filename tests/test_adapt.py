@@ -161,9 +161,8 @@ def test_the_command_says_what_was_gained_and_what_is_wrong(
             continue
         result = CliRunner().invoke(main, [*wrong, *wanted])
         assert result.exit_code == code, result.output
-        *told, error = (
-            result.output.splitlines()
-        )  # how the pairs were understood, and what is wrong
+        # How the pairs were understood, and what is wrong.
+        *told, error = result.output.splitlines()
         assert len(told) <= 1
         assert error.startswith("Error: ")
         assert message in error

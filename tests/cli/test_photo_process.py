@@ -88,7 +88,7 @@ def test_24_megapixels_within_4_gib(tmp_path: Path) -> None:
     main, side = pty.openpty()  # a terminal is told of every tile
     command = [sys.executable, "-m", "vs_deblur", "photo", str(tmp_path / "a.tif")]
     process = subprocess.Popen(
-        [*command, "--device", "cpu"], stdout=subprocess.DEVNULL, stderr=side
+        [*command, "--device", "cpu", "--precision", "fp32"], stdout=subprocess.DEVNULL, stderr=side
     )
     os.close(side)
     said = b""
@@ -101,7 +101,7 @@ def test_24_megapixels_within_4_gib(tmp_path: Path) -> None:
     assert process.returncode == 0, said.decode()
     assert used.ru_maxrss < 4 << 20  # KiB
     shares = [int(s) for s in re.findall(rb"a\.tif: (\d+) %", said)]
-    assert shares  # how many tiles there are depends on the precision that the processor has
+    assert len(shares) >= 3
     assert shares == sorted(shares)
     with tifffile.TiffFile(tmp_path / "a-sharp.tif") as file:
         assert file.series[0].shape == (4000, 6000, 3)
