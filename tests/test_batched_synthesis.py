@@ -22,6 +22,7 @@ from training import batched
 from training.batched import (
     Synthesiser,
     _into_square,
+    _Lines,
     _seen,
     _view,
     jpeg,
@@ -266,11 +267,12 @@ def test_a_layer_lies_within_its_box() -> None:
         mask = blob.mask((0, 0), patch, CPU)
         path = particle_path(rng, 9, 4) * rng.uniform(0.5, 8)
         matrices = affine(path, size, rng).numpy()
-        whole = batched._view(
-            mask[None], torch.from_numpy(matrices)[None] * (size / patch), (0, 0, size, size), size
-        )
+        lines = _Lines.of(torch.from_numpy(matrices)[None] * (size / patch), size)
+        whole = _view(mask[None], lines, slice(None), (0, 0, size, size))
         reached = torch.nonzero(whole[0, 0].amax(0) > 0)
-        box = batched._box(matrices[None], [blob], size, patch)
+        (box,) = batched._boxes(matrices[None], [blob], size, patch, 9)
+        alone = [batched._boxes(m[None, None], [blob], size, patch, 1)[0] for m in matrices]
+        assert batched._boxes(matrices[None], [blob], size, patch, 1) == alone
         if not len(reached):
             continue
         seen += 1
@@ -314,10 +316,11 @@ def test_the_square_of_a_patch_holds_all_that_the_camera_sees() -> None:
     squares = torch.stack(
         [p[:, y : y + side, x : x + side] for p, (x, y) in zip(pictures, corners, strict=True)]
     )
-    view = (0, 0, size, size)
-    whole = _view(pictures, torch.from_numpy(matrices * np.float32(size / patch)), view, size)
-    into = torch.from_numpy(_into_square(matrices, corners, size, patch, side))
-    assert (_view(squares, into, view, size) - whole).abs().max() < 1e-4
+    box = (0, 0, size, size)
+    through = _Lines.of(torch.from_numpy(matrices * np.float32(size / patch)), size)
+    into = _Lines.of(torch.from_numpy(_into_square(matrices, corners, size, patch, side)), size)
+    whole = _view(pictures, through, slice(None), box)
+    assert (_view(squares, into, slice(None), box) - whole).abs().max() < 1e-4
 
 
 def test_the_benchmark_of_both(photos: list[Path], tmp_path: Path) -> None:

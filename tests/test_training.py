@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -328,6 +329,12 @@ REAL = {"gopro_0372_720p": (40, 720, 1280), "reds_027_320x180": (60, 180, 320)}
 REAL_REDS = (10, 180, 320)
 
 
+def size_of(video: str) -> tuple[int, int]:
+    """Height and width that the name of a clip tells."""
+    found = re.search(r"_(\d+)x(\d+)_", video)
+    return (int(found[2]), int(found[1])) if found else (720, 1280)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_patches_of_every_recipe_fit_its_pairs(path: Path, tmp_path: Path) -> None:
     """Of the sizes that the real pairs have, samples can be drawn and shown."""
@@ -339,6 +346,10 @@ def test_patches_of_every_recipe_fit_its_pairs(path: Path, tmp_path: Path) -> No
             grey = np.zeros((1, height // factor, width // factor, 3), np.uint8)
             stack = np.broadcast_to(grey, (frames, *grey.shape[1:]))
             sequences.append(PairSequence(f"{source.folder}/0/{factor}", stack, stack))
+    for video in recipe.videos:
+        height, width = (side // video.reduce for side in size_of(video.file))
+        stack = np.broadcast_to(np.zeros((1, height, width, 3), np.uint8), (9, height, width, 3))
+        sequences.append(PairSequence(video.file, stack, stack))
     sampler = sampler_of(recipe, sequences, [1.0] * len(sequences), [], tmp_path)
     for step in range(8):
         batch = sampler.draw(step, recipe.frames)

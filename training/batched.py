@@ -13,7 +13,7 @@ the host by numpy, everything that touches pixels is torch on the device. Differ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -117,6 +117,44 @@ class _Blob:
         return mask.clamp_(0, 1)[None]
 
 
+@dataclass(frozen=True)
+class _Grain:
+    """Noise and compression of a group of sequences, as drawn.
+
+    Attributes:
+        noise: variance and shot noise, one number a sequence each, and normal numbers (frames, 3,
+            size, size) of each sequence; None: no noise.
+        qualities: of JPEG, for the sequences that are compressed.
+    """
+
+    noise: tuple[Tensor, Tensor, list[Tensor]] | None
+    qualities: Mapping[int, int]
+
+    def added(self, blurred: Tensor, frames: slice) -> Tensor:
+        """Some frames as they come out of the camera.
+
+        Args:
+            blurred: (group, frames, 3, size, size), 0..1; one frame stands for all.
+            frames: which these are.
+
+        Returns:
+            The same, whole numbers 0..255 in float32.
+        """
+        if self.noise is not None:
+            variance, shot, normals = self.noise
+            alone = len(normals) == 1
+            normal = (
+                normals[0][None, frames] if alone else torch.stack([n[frames] for n in normals])
+            )
+            # One factor at a time: with broadcasts addcmul is ten times as slow on a processor.
+            deviation = blurred.mul(shot).add_(variance).sqrt_()
+            blurred = (deviation * normal).add_(blurred)
+        levels = blurred.clamp(0, 1).mul_(255).round_()
+        for i, quality in self.qualities.items():
+            levels[i] = jpeg(levels[i], quality)
+        return levels
+
+
 class Synthesiser:
     """Draws batches of sequences on a device.
 
@@ -161,9 +199,12 @@ class Synthesiser:
         # Together on a GPU; one by one on a processor, where what fits its cache is fastest.
         for _, members in groupby(plans, lambda p: (p.group, p.number if self._is_cpu else 0)):
             group = list(members)
-            made = self._take(self._expose(group, rng), rng)
-            for plan, sequence in zip(group, made, strict=True):
-                out[plan.number] = sequence.permute(0, 1, 3, 4, 2)
+            numbers = [p.number for p in group]
+            alone = len(group) == 1
+            into = out[numbers[0]][None] if alone else out.new_empty((len(group), *shape[1:]))
+            self._expose(group, rng, into)
+            if not alone:
+                out[numbers] = into
         return out
 
     # ------------------------------------------------------------------ what is drawn
@@ -269,8 +310,14 @@ class Synthesiser:
 
     # ------------------------------------------------------------------ what is exposed
 
-    def _expose(self, group: list[_Plan], rng: np.random.Generator) -> Tensor:
-        """Average and middle of each exposure, (group, 2, exposures, 3, size, size) in 0..1."""
+    def _expose(self, group: list[_Plan], rng: np.random.Generator, into: Tensor) -> None:
+        """What the camera makes of each exposure, and its middle.
+
+        Args:
+            group: sequences that can be moved together.
+            rng: what draws.
+            into: (group, 2, frames, size, size, 3) uint8 to write into, blurred and sharp.
+        """
         size, patch, points = self._config.size, group[0].patch, group[0].points
         exposures, count = group[0].exposures, len(group)
         linear, boost = [p.is_linear for p in group], [p.boost for p in group]
@@ -278,7 +325,9 @@ class Synthesiser:
         moved = np.stack([p.camera for p in group])
         corners, side = _seen(moved, size, patch)
         background = self._patches(rng, side, linear, boost, whole=patch)
-        camera = self._tensor(_into_square(moved, corners, size, patch, side))
+        camera = _Lines.of(self._tensor(_into_square(moved, corners, size, patch, side)), size)
+        # One exposure at a time on a processor, for its cache and the layers' boxes.
+        span = 1 if self._is_cpu else exposures
         slots = []
         for j in range(max(len(p.layers) for p in group)):
             members = [i for i, p in enumerate(group) if len(p.layers) > j]
@@ -291,60 +340,53 @@ class Synthesiser:
             picture = torch.cat((texture, torch.stack(masks)), dim=1)
             moved = np.stack([group[i].layers[j] for i in members])
             to_square = self._tensor(_into_square(moved, corners, size, patch, side))
-            who = slice(None) if len(members) == count else torch.tensor(members)
-            slots.append((who, picture, moved, blobs, to_square))
+            boxes = _boxes(moved, blobs, size, patch, span * points)
+            who = None if len(members) == count else torch.tensor(members)
+            slots.append((who, picture, _Lines.of(to_square, size), boxes))
 
-        out = torch.empty((count, 2, exposures, 3, size, size), device=self._device)
-        # One exposure at a time on a processor, for its cache and the layers' boxes.
-        span = 1 if self._is_cpu else exposures
+        grain = self._grain(count, rng)
         for first in range(0, exposures, span):
             now = slice(first * points, (first + span) * points)
-            stack = _view(background, camera[:, now], (0, 0, size, size), size)
-            for who, picture, moved, blobs, matrices in slots:
-                box = _box(moved[:, now], blobs, size, patch)
+            stack = _view(background, camera, now, (0, 0, size, size))
+            for who, picture, lines, boxes in slots:
+                box = boxes[first // span]
                 if box is None:
                     continue
                 y0, x0, y1, x1 = box
-                layer = _view(picture, matrices[:, now], box, size)
-                under = stack[who, :, :, y0:y1, x0:x1]
-                stack[who, :, :, y0:y1, x0:x1] = torch.lerp(under, layer[:, :3], layer[:, 3:])
+                layer = _view(picture, lines, now, box)
+                under = stack[:, :, :, y0:y1, x0:x1]
+                if who is None:
+                    under.lerp_(layer[:, :3], layer[:, 3:])
+                else:
+                    under[who] = torch.lerp(under[who], layer[:, :3], layer[:, 3:])
             stack = stack.unflatten(2, (span, points))  # type: ignore[no-untyped-call]
             # The highlights clip in the camera: after the average, not before it.
             pair = torch.stack((stack.mean(3), stack[:, :, :, points // 2]), 1).clamp_(0, 1)
             for i in np.flatnonzero(linear):
                 pair[i] = to_encoded(pair[i])
-            out[:, :, first : first + span] = pair.transpose(2, 3)
-        return out
+            pair = pair.transpose(2, 3)
+            # One exposure for all frames, if that is all there is.
+            frames = slice(None) if exposures == 1 else slice(first, first + span)
+            into[:, 0, frames] = grain.added(pair[:, 0], frames).movedim(2, -1)
+            into[:, 1, frames] = pair[:, 1].mul(255).round_().movedim(2, -1)
 
-    # ------------------------------------------------------------------ what the camera makes of it
-
-    def _take(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Noise, 8 bits and compression.
-
-        Args:
-            x: (n, 2, exposures, 3, size, size), 0..1.
-            rng: what draws.
-
-        Returns:
-            (n, 2, frames, 3, size, size) uint8.
-        """
-        config, count = self._config, len(x)
-        frames = config.frames
-        sharp = x[:, 1].mul(255).round_().to(torch.uint8).expand(-1, frames, -1, -1, -1)
-        blurred = x[:, 0].expand(-1, frames, -1, -1, -1)
+    def _grain(self, count: int, rng: np.random.Generator) -> _Grain:
+        """Draw noise and compression for so many sequences."""
+        config = self._config
+        shape = (config.frames, 3, config.size, config.size)
+        noise = None
         if config.noise > 0:
-            sigma = self._column(config.noise * rng.random(count) ** 2 / 255)
-            shot = self._column(rng.uniform(0, 1e-4, count))
-            size = blurred[0].numel()
+            sigma = config.noise * rng.random(count) ** 2 / 255
+            shot = rng.uniform(0, 1e-4, count)
+            size = math.prod(shape)
             starts = rng.integers(_NORMALS - size % _NORMALS, size=count)
-            normal = torch.stack([self._normals(int(s), size) for s in starts]).view_as(blurred)
-            # One factor at a time: with broadcasts addcmul is ten times as slow on a processor.
-            deviation = blurred.mul(shot).add_(sigma**2).sqrt_()
-            blurred = deviation.mul_(normal).add_(blurred)
-        blurred = blurred.clamp(0, 1).mul_(255).round_()
-        for i in np.flatnonzero(rng.random(count) < config.compression_share):
-            blurred[i] = jpeg(blurred[i], int(rng.integers(60, 98)))
-        return torch.stack((blurred.to(torch.uint8), sharp), dim=1)
+            normal = [self._normals(int(start), size).view(shape) for start in starts]
+            noise = self._column(sigma**2), self._column(shot), normal
+        qualities = {
+            int(i): int(rng.integers(60, 98))
+            for i in np.flatnonzero(rng.random(count) < config.compression_share)
+        }
+        return _Grain(noise, qualities)
 
     def _normals(self, start: int, count: int) -> Tensor:
         """Normal numbers from a place of the table on, and from its beginning again."""
@@ -478,47 +520,75 @@ def _into_square(
     return into
 
 
-def _box(
-    matrices: NDArray[np.float32], blobs: Sequence[_Blob], size: int, patch: int
-) -> tuple[int, int, int, int] | None:
-    """Where blobs can be seen at any of the points: top, left, bottom, right; None: nowhere.
+Box = tuple[int, int, int, int]
+
+
+def _boxes(
+    matrices: NDArray[np.float32], blobs: Sequence[_Blob], size: int, patch: int, span: int
+) -> list[Box | None]:
+    """Where blobs can be seen at any of so many points in a row, for each such row.
 
     Args:
         matrices: (blobs, points, 2, 3), from the view to the patch, both -1..1 at the view's size.
         blobs: in their patches.
         size, patch: of the view and of the patch, pixels.
+        span: points of a row.
+
+    Returns:
+        top, left, bottom, right, pixels of the view; None: nowhere.
     """
-    corners = []
+    rows = []
     for m, blob in zip(matrices.astype(np.float64), blobs, strict=True):
         (cx, cy), (rx, ry) = blob.centre, blob.reach
         x = np.asarray([cx - rx, cx + rx, cx - rx, cx + rx])
         y = np.asarray([cy - ry, cy - ry, cy + ry, cy + ry])
         at = (np.stack((x, y)) + 0.5 - patch / 2) * 2 / size  # in units of half a view
         seen = np.linalg.solve(m[:, :, :2], at - m[:, :, 2:])
-        corners.append(((seen + 1) * size - 1) / 2)
-    both = np.concatenate([c.transpose(1, 0, 2).reshape(2, -1) for c in corners], axis=1)
-    x0, y0 = np.clip(np.floor(both.min(1)), 0, size).astype(int)
-    x1, y1 = np.clip(np.ceil(both.max(1)) + 1, 0, size).astype(int)
-    return None if x1 <= x0 or y1 <= y0 else (int(y0), int(x0), int(y1), int(x1))
+        rows.append((((seen + 1) * size - 1) / 2).reshape(-1, span, 2, 4))
+    both = np.concatenate(rows, axis=1)
+    low = np.clip(np.floor(both.min((1, 3))), 0, size).astype(int).tolist()
+    high = np.clip(np.ceil(both.max((1, 3))) + 1, 0, size).astype(int).tolist()
+    return [
+        None if x1 <= x0 or y1 <= y0 else (y0, x0, y1, x1)
+        for (x0, y0), (x1, y1) in zip(low, high, strict=True)
+    ]
 
 
-def _view(pictures: Tensor, matrices: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
-    """Pictures seen through matrices, in a box of the view: (pictures, C, points, h, w), bilinear.
+@dataclass(frozen=True)
+class _Lines:
+    """Where a view looks at, as the sum of what a column and what a row adds.
+
+    Attributes:
+        along: of each column, (n, points, 2, size), -1..1.
+        down: of each row, the same.
+    """
+
+    along: Tensor
+    down: Tensor
+
+    @classmethod
+    def of(cls, matrices: Tensor, size: int) -> _Lines:
+        """Those of matrices (n, points, 2, 3) from a view of so many pixels, -1..1."""
+        axis = (torch.arange(size, device=matrices.device, dtype=torch.float32) * 2 + 1) / size - 1
+        a, b, c = (matrices[..., i, None] for i in range(3))
+        return cls(a * axis + c, b * axis)
+
+
+def _view(pictures: Tensor, lines: _Lines, points: slice, box: Box) -> Tensor:
+    """Pictures seen at some points, in a box of the view: (pictures, C, points, h, w), bilinear.
 
     Args:
         pictures: (n, C, patch, patch).
-        matrices: (n, points, 2, 3), from the view to the patch, both -1..1.
+        lines: where to look.
+        points: which of them.
         box: top, left, bottom, right in the view, pixels.
-        size: of the view.
     """
     y0, x0, y1, x1 = box
-    n, points = matrices.shape[:2]
-    axis = (torch.arange(size, device=pictures.device, dtype=torch.float32) * 2 + 1) / size - 1
-    grid = pictures.new_empty((n, points, y1 - y0, x1 - x0, 2))
+    along, down = lines.along[:, points, :, x0:x1], lines.down[:, points, :, y0:y1]
+    n, count = along.shape[:2]
+    grid = pictures.new_empty((n, count, y1 - y0, x1 - x0, 2))
     for i in (0, 1):  # an outer sum, ten times as fast as affine_grid on a processor
-        a, b, c = (matrices[:, :, i, j, None] for j in range(3))
-        along, down = a * axis[x0:x1] + c, b * axis[y0:y1]
-        torch.add(along[:, :, None], down[:, :, :, None], out=grid[..., i])
+        torch.add(along[:, :, i, None], down[:, :, i, :, None], out=grid[..., i])
     seen = F.grid_sample(
         pictures,
         grid.flatten(1, 2),
@@ -526,8 +596,7 @@ def _view(pictures: Tensor, matrices: Tensor, box: tuple[int, int, int, int], si
         padding_mode="border",
         align_corners=False,
     )
-    found: Tensor = seen.unflatten(2, (points, y1 - y0))  # type: ignore[no-untyped-call]
-    return found
+    return seen.view(n, -1, count, y1 - y0, x1 - x0)
 
 
 def laplacian_variances(pictures: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def load_pairs(folder: Path, reduce: Sequence[int] = (1,)) -> list[PairSequence]
     return found
 
 
-def _decoded(path: Path) -> Iterator[Frames]:
+def decoded(path: Path) -> Iterator[Frames]:
     """The frames of a video, (H, W, 3) uint8.
 
     Raises:
@@ -110,7 +110,7 @@ def load_high_speed(path: Path, tau: int, period: int, linear: bool) -> PairSequ
     blurred: list[Frames] = []
     sharp: list[Frames] = []
     total: NDArray[np.float32] | None = None
-    for i, picture in enumerate(_decoded(path)):
+    for i, picture in enumerate(decoded(path)):
         phase = i % period
         if phase >= tau:
             continue

@@ -26,6 +26,7 @@ from torch import distributed as dist
 
 from training.adversarial import Adversary
 from training.data import PairSequence, Sampler, load_high_speed, load_pairs
+from training.interpolation import load_video
 from training.losses import LOSSES, multi_scale, scales_of, weight_penalty
 from training.optimisers import Optimisers, average_gradients
 from training.synthesis import SynthesisConfig
@@ -68,12 +69,33 @@ class PairSource:
 
 @dataclass(frozen=True)
 class VideoSource:
-    """A high-speed video, averaged by equation 1: a sequence for each tau."""
+    """A sharp video, averaged by equation 1 of Kim et al. 2017.
+
+    Attributes:
+        file: its place in the data folder.
+        taus: of high-speed video: frames of an exposure, a sequence for each.
+        periods: of ordinary video, instead: its frames from one blurred frame to the next, a
+            sequence for each; what lies between its frames is interpolated.
+        shutter, reduce, most: of ordinary video, see :func:`training.interpolation.load_video`.
+        linear: average in linear light instead of the encoded values.
+        weight: how often it is drawn, all sequences together.
+    """
 
     file: str
     taus: tuple[int, ...] = (7, 11, 15)
+    periods: tuple[int, ...] = ()
+    shutter: tuple[float, float] = (0.5, 1.0)
+    reduce: int = 1
+    most: int = 0
     linear: bool = True
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        least, most = self.shutter
+        if not 0 < least <= most <= 1:
+            raise ValueError("shutter must be two shares of a period, the smaller first")
+        if any(period < 1 for period in self.periods) or self.reduce < 1 or self.most < 0:
+            raise ValueError("periods and reduce must be at least 1, most at least 0")
 
 
 # Values that a run can have: a rate of more than 1, a share of 40 are slips of the pen.
@@ -195,7 +217,7 @@ class Recipe:
             for p in raw.get("pairs", ())
         )
         raw["videos"] = tuple(
-            made(VideoSource, {**v, "taus": tuple(v.get("taus", (7, 11, 15)))})
+            made(VideoSource, {k: tuple(x) if isinstance(x, list) else x for k, x in v.items()})
             for v in raw.get("videos", ())
         )
         raw["validation"] = tuple(raw.get("validation", ()))
@@ -314,6 +336,14 @@ def photographs(recipe: Recipe, data: Path) -> tuple[list[Path], list[Path]]:
     return trained, sorted(kept)
 
 
+def _averaged(video: VideoSource, file: Path, cache: Path) -> list[PairSequence]:
+    """The sequences of a video."""
+    if video.periods:
+        settings = (video.periods, video.shutter, video.reduce, video.most, video.linear)
+        return load_video(file, *settings, cache)
+    return [load_high_speed(file, tau, tau + 2, video.linear) for tau in video.taus]
+
+
 def make_sampler(
     recipe: Recipe,
     data: Path,
@@ -346,10 +376,9 @@ def make_sampler(
         pairs += found
         weights += [source.weight / len(found)] * len(found)
     for video in recipe.videos:
-        pairs += [
-            load_high_speed(data / video.file, tau, tau + 2, video.linear) for tau in video.taus
-        ]
-        weights += [video.weight / len(video.taus)] * len(video.taus)
+        averaged = _averaged(video, data / video.file, cache / "videos")
+        pairs += averaged
+        weights += [video.weight / len(averaged)] * len(averaged)
     needs_photos = not pairs or recipe.real_share < 1
     photos = photographs(recipe, data)[0] if needs_photos else []
     return sampler_of(recipe, pairs, weights, photos, cache, device, synthetic_seed)
