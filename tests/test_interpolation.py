@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +17,23 @@ from torch import Tensor
 
 from tests.test_training import write_video
 from training import interpolation
-from training.interpolation import Interval, exposure, load_video, scenes, sub_frame
-from training.synthesis import to_linear
+from training.interpolation import (
+    Averaging,
+    Interval,
+    exposure,
+    is_cut,
+    load_video,
+    sub_frame,
+    warped,
+)
+from training.synthesis import to_encoded, to_linear
 from training.train import Recipe, make_sampler
 from vs_deblur.errors import InputError, UsageError
 from vs_deblur.metrics import psnr
 
 Picture = NDArray[np.uint8]
 
-SHUTTER = (0.6, 1.0)
+HALF = Averaging((1, 2), (0.6, 1.0))
 
 
 def light(frame: Picture) -> Tensor:
@@ -33,13 +45,17 @@ def decibels(a: Tensor, b: Tensor) -> float:
     return float(-10 * torch.log10((a - b)[:, 8:-8, 8:-8].square().mean()))
 
 
-@pytest.fixture(scope="module")
-def slow() -> list[Picture]:
+def moving(count: int) -> list[Picture]:
     """Soft noise that moves by a pixel to the right; every fourth of these moves by four."""
     rng = np.random.default_rng(3)
     coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     wide = np.asarray(coarse.resize((96, 72), Image.Resampling.BICUBIC))
-    return [np.ascontiguousarray(wide[8:56, 8 + n : 72 + n]) for n in range(9)]
+    return [np.ascontiguousarray(wide[8:56, 8 + n : 72 + n]) for n in range(count)]
+
+
+@pytest.fixture(scope="module")
+def slow() -> list[Picture]:
+    return moving(9)
 
 
 def test_a_frame_between_two(slow: list[Picture]) -> None:
@@ -55,20 +71,72 @@ def test_a_frame_between_two(slow: list[Picture]) -> None:
 def test_an_exposure_is_the_mean_of_what_was_seen(slow: list[Picture]) -> None:
     """Of three frames an exposure that is nearly as long as all that was filmed."""
     frames = [slow[0], slow[4], slow[8]]
-    ((same, intervals),) = scenes(frames)
-    assert same == frames
+    intervals = [Interval.between(*pair) for pair in pairwise(frames)]
     found = exposure([light(f) for f in frames], intervals, 1, 1.75)
     truth = torch.stack([light(f) for f in slow[1:8]]).mean(0)  # seven of four a frame
     ghosts = torch.stack([light(f) for f in frames]).mean(0)
-    assert decibels(found, truth) > 35
+    assert decibels(found, truth) > 45
     assert decibels(ghosts, truth) < 28
 
 
-def test_scenes_end_at_cuts(slow: list[Picture]) -> None:
-    other = [np.ascontiguousarray(255 - f[::-1]) for f in slow]
-    found = list(scenes([*slow[:3], *other[:2], slow[8]]))
-    assert [len(frames) for frames, _ in found] == [3, 2, 1]
-    assert [len(intervals) for _, intervals in found] == [2, 1, 0]
+def test_the_flow_at_a_time_between() -> None:
+    """Equations 1 and 4 of Super SloMo, where the flow there and back do not agree."""
+    slope, level = torch.linspace(0, 1, 64).expand(3, 24, 64), torch.full((3, 24, 64), 0.5)
+    there, back = torch.zeros(2, 2, 24, 64)
+    there[1], back[1] = 6.0, -2.0
+    moved = warped(slope, there)[0, 12, 30] - slope[0, 12, 30]
+    assert float(moved) == pytest.approx(6 / 63, abs=1e-4)
+    time = 0.25
+    first = sub_frame(slope, level, Interval(there, back), time)[0, 12, 30]
+    to_first = -(1 - time) * time * 6 + time**2 * -2
+    expected = (1 - time) * (float(slope[0, 12, 30]) + to_first / 63) + time * 0.5
+    assert float(first) == pytest.approx(expected, abs=1e-4)
+    second = sub_frame(level, slope, Interval(there, back), time)[0, 12, 30]
+    to_second = (1 - time) ** 2 * 6 - time * (1 - time) * -2
+    expected = (1 - time) * 0.5 + time * (float(slope[0, 12, 30]) + to_second / 63)
+    assert float(second) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(("columns", "speed"), [(1, 0.0), (8, 9.0)])
+def test_the_speed_of_nearly_all(columns: int, speed: float) -> None:
+    flow = torch.zeros(2, 24, 64)
+    flow[0, :, :columns] = 9
+    assert Interval(flow, -flow).speed == speed
+
+
+def test_exposures_are_drawn_for_each_period_and_video() -> None:
+    drawn = {HALF.length(v, n) / n for v in ("a.mp4", "b.mp4") for n in (1, 2, 3, 4)}
+    assert len(drawn) > 5
+    assert all(0.6 <= x <= 1 for x in drawn)
+
+
+def test_fast_motion_is_seen_at_many_points() -> None:
+    """A thin line that crosses the picture in an exposure leaves no row of ghosts."""
+    flow = torch.zeros(2, 16, 64)
+    flow[1] = 12.0
+    frames = []
+    for x in (10, 22, 34):
+        frame = torch.zeros(3, 16, 64)
+        frame[:, :, x - 1 : x + 2] = 1.0
+        frames.append(frame)
+    found = exposure(frames, [Interval(flow, -flow)] * 2, 1, 2.0)[0, 8, 14:31]
+    assert float(found.max() - found.min()) < 0.25 * float(found.mean())
+
+
+def test_where_a_scene_ends(slow: list[Picture]) -> None:
+    other = np.ascontiguousarray(255 - slow[0][::-1])
+    for first, second, cut in (
+        (slow[0], slow[1], False),
+        (slow[0], slow[4], False),
+        (slow[0], other, True),
+        (other, slow[8], True),
+    ):
+        for dark in (1, 3):
+            pair = first // dark, second // dark
+            assert is_cut(*pair, Interval.between(*pair)) is cut
+    rng = np.random.default_rng(1)
+    flat = [rng.integers(120, 130, (48, 64, 3), dtype=np.uint8) for _ in range(2)]
+    assert not is_cut(flat[0], flat[1], Interval.between(*flat))  # noise is no cut
 
 
 def test_a_video_as_pairs(
@@ -76,10 +144,11 @@ def test_a_video_as_pairs(
 ) -> None:
     path = tmp_path / "film.mkv"
     write_video(path, slow)
+    kept = tmp_path / "kept"
 
-    def load(linear: bool = True, reduce: int = 1, most: int = 0) -> list[NDArray[np.uint8]]:
-        found = load_video(path, (1, 2), SHUTTER, reduce, most, linear, tmp_path / "kept")
-        assert [p.name for p in found] == ["film/0-1", "film/0-2"]
+    def load(how: Averaging = HALF) -> list[Picture]:
+        found = load_video(path, how, kept)
+        assert [p.name for p in found] == [f"film/0-{n}" for n in how.periods]
         return [np.stack((p.blurred, p.sharp)) for p in found]
 
     one, two = load()
@@ -88,36 +157,59 @@ def test_a_video_as_pairs(
     np.testing.assert_array_equal(one[1], np.stack(slow[1:8]))  # no sharp frame is interpolated
     np.testing.assert_array_equal(two[1], np.stack(slow[1:8:2]))
     assert psnr(two[0, 1], two[1, 1]) < psnr(one[0, 2], one[1, 2])  # longer exposures
-    assert load(linear=False)[1][0].mean() < two[0].mean()  # the mean of light is brighter
+    short, long = (replace(HALF, shutter=(x, x)) for x in (0.1, 1.0))
+    assert psnr(*load(short)[1][:, 1]) > psnr(*load(long)[1][:, 1]) + 6
     small = [np.asarray(Image.fromarray(f).reduce(2)) for f in slow]
-    np.testing.assert_array_equal(load(reduce=2)[0][1], np.stack(small[1:8]))
-    assert len(load(most=6)[0][0]) == 4
+    np.testing.assert_array_equal(load(replace(HALF, reduce=2))[0][1], np.stack(small[1:8]))
+    assert len(load(replace(HALF, most=6))[0][0]) == 4
+    load(replace(HALF, linear=False))
+    load(replace(HALF, periods=(2,)))
+    assert len(list(kept.iterdir())) == 7  # each for itself, and nothing half made
 
-    monkeypatch.setattr(interpolation, "optical_flow", lambda *_: pytest.fail("made again"))
-    again = load()
-    np.testing.assert_array_equal(again[0], one)
-    np.testing.assert_array_equal(again[1], two)
+    with monkeypatch.context() as patch:
+        patch.setattr(interpolation, "optical_flow", lambda *_: pytest.fail("made again"))
+        for before, again in zip((one, two), load(), strict=True):
+            np.testing.assert_array_equal(again, before)
+    for file in kept.glob("*/0-1.npy"):  # damaged
+        file.write_bytes(file.read_bytes()[:-50])
+    np.testing.assert_array_equal(load()[0], one)
+    size = path.stat().st_size
+    write_video(path, [255 - f for f in slow])
+    os.truncate(path, max(size, path.stat().st_size))
+    assert psnr(load()[0][1, 0], one[1, 0]) < 20  # another content
 
 
-def test_an_exposure_is_averaged_in_linear_light() -> None:
-    frames = [np.full((24, 32, 3), value, np.uint8) for value in (40, 40, 220)]
-    none = torch.zeros(2, 24, 32)
-    found = exposure([to_linear(light(f)) for f in frames], [Interval(none, none)] * 2, 1, 2)
-    dark, bright = (float(to_linear(torch.tensor(v / 255))) for v in (40, 220))
-    # Dark until the middle, then steadily brighter.
-    assert float(found.mean()) == pytest.approx(dark + (bright - dark) / 4, rel=0.02)
+def test_light_is_averaged_as_asked(tmp_path: Path) -> None:
+    frames = moving(17)
+    write_video(tmp_path / "film.mkv", frames[::4])
+
+    def mean(linear: bool) -> Tensor:
+        """Of an exposure of four frames, by the trapezoidal rule."""
+        seen = [light(f) for f in frames[2:7]]
+        seen = [to_linear(x) for x in seen] if linear else seen
+        whole = (0.5 * seen[0] + seen[1] + seen[2] + seen[3] + 0.5 * seen[4]) / 4
+        return to_encoded(whole) if linear else whole
+
+    for linear in (True, False):
+        how = Averaging((1,), (1.0, 1.0), linear=linear)
+        (pair,) = load_video(tmp_path / "film.mkv", how, tmp_path / "kept")
+        assert len(pair) == 3
+        assert decibels(light(pair.blurred[0]), mean(linear)) > 50
+        assert decibels(light(pair.blurred[0]), mean(not linear)) < 40
 
 
 def test_videos_that_give_no_pairs(slow: list[Picture], tmp_path: Path) -> None:
     path = tmp_path / "film.mkv"
     write_video(path, slow[:3])
-    with pytest.raises(InputError, match="no scene of two exposures"):
-        load_video(path, (2,), SHUTTER, 1, 0, True, tmp_path / "kept")
-    with pytest.raises(InputError, match="no such video"):
-        load_video(tmp_path / "gone.mkv", (2,), SHUTTER, 1, 0, True, tmp_path / "kept")
     (tmp_path / "none.mkv").write_bytes(b"no video")
-    with pytest.raises(InputError, match="cannot be read"):
-        load_video(tmp_path / "none.mkv", (2,), SHUTTER, 1, 0, True, tmp_path / "kept")
+    how, kept = Averaging((2,)), tmp_path / "kept"
+    with pytest.raises(InputError, match="no scene of two exposures"):
+        load_video(path, how, kept)
+    for name in ("gone.mkv", "none.mkv"):
+        with pytest.raises(InputError, match=rf"cannot be read.*{name}"):
+            load_video(tmp_path / name, how, kept)
+    with pytest.raises(InputError, match="64x48 cannot be reduced by 9"):
+        load_video(path, replace(how, reduce=9), kept)
     assert not list(tmp_path.glob("kept/*"))
 
 
@@ -132,21 +224,64 @@ file = "film.mkv"
 periods = [1, 2]
 shutter = [0.6, 1.0]
 weight = 3.0
+
+[[videos]]
+file = "fast.mkv"
+taus = [3]
 """
 
 
-def test_a_recipe_with_ordinary_video(slow: list[Picture], tmp_path: Path) -> None:
-    write_video(tmp_path / "film.mkv", slow)
+def test_a_recipe_with_videos(slow: list[Picture], tmp_path: Path) -> None:
+    other = [np.ascontiguousarray(255 - f[::-1]) for f in slow]
+    write_video(tmp_path / "film.mkv", [*slow, *other[:5]])
+    write_video(tmp_path / "fast.mkv", slow)
     recipe = tmp_path / "mine.toml"
     recipe.write_text(RECIPE)
     sampler = make_sampler(Recipe.load(recipe), tmp_path, tmp_path / "cache")
-    assert [p.name for p in sampler.pairs] == ["film/0-1", "film/0-2"]
-    assert sampler.weights.tolist() == [0.5, 0.5]
+    names = {p.name: (len(p), w) for p, w in zip(sampler.pairs, sampler.weights, strict=True)}
+    # Each period alike, its scenes by their frames; a quarter for the other video.
+    assert names == {
+        "film/0-1": (7, pytest.approx(0.75 / 2 * 7 / 10)),
+        "film/1-1": (3, pytest.approx(0.75 / 2 * 3 / 10)),
+        "film/0-2": (4, pytest.approx(0.75 / 2 * 4 / 6)),
+        "film/1-2": (2, pytest.approx(0.75 / 2 * 2 / 6)),
+        "fast": (2, pytest.approx(0.25)),
+    }
     batch = sampler.draw(0, 3)
     assert batch.sharp.shape == (4, 3, 3, 32, 32)
     assert 0 < float((batch.blurred[:, 1:-1] - batch.sharp).abs().mean()) < 0.2
-    for wrong in ("shutter = [1.0, 0.5]", "periods = [0]", "reduce = 0"):
-        kept = [x for x in RECIPE.splitlines() if not x.startswith(wrong.split()[0])]
-        recipe.write_text("\n".join([*kept, wrong]))
-        with pytest.raises(UsageError, match=r"shutter|periods"):
-            Recipe.load(recipe)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("shutter = [1.0, 0.5]", "shutter"),
+        ("shutter = [0.5]", "shutter"),
+        ("shutter = 0.7", "shutter must be a list"),
+        ("periods = [0]", "periods"),
+        ("periods = [1.5]", "periods"),
+        ("periods = 2", "periods must be a list"),
+        ("reduce = 2.0", "reduce"),
+        ("most = 1.5", "most"),
+        ('linear = "no"', "linear"),
+        ("weight = 0.0", "weight"),
+        ("taus = [7]", "taus or periods"),
+        ("periods = []", "shutter is for ordinary video"),
+        ("frames = 3", "VideoSource has no frames"),
+    ],
+)
+def test_videos_that_no_run_knows_are_refused(line: str, said: str, tmp_path: Path) -> None:
+    first = RECIPE.partition('\n[[videos]]\nfile = "fast')[0]
+    kept = [x for x in first.splitlines() if not x.startswith(line.split()[0] + " ")]
+    (tmp_path / "mine.toml").write_text("\n".join([*kept, line]))
+    if "frames" in line:
+        (tmp_path / "mine.toml").write_text("\n".join([*first.splitlines(), line]))
+    with pytest.raises(UsageError, match=re.escape(said)):
+        Recipe.load(tmp_path / "mine.toml")
+
+
+def test_runs_of_high_speed_video_are_what_they_were(tmp_path: Path) -> None:
+    """Settings that came later do not tell old runs apart."""
+    path = tmp_path / "old.toml"
+    path.write_text('network = "strcnn_dtb_lite"\n[[videos]]\nfile = "a.mkv"\ntaus = [7]\n')
+    assert Recipe.load(path).digest() == "ed884bf873ed95f7"

@@ -10,12 +10,16 @@ was interpolated. Reduced video is crisper, and its motion easier to follow.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-import os
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +32,17 @@ from torch.nn import functional as F
 from training.data import Frames, PairSequence, decoded
 from training.flow import optical_flow
 from training.synthesis import to_encoded, to_linear
-from vs_deblur.errors import InputError
+from vs_deblur.errors import InputError, OutputError, reason
 
 # Counted up whenever the same video and settings make other sequences than before.
 INTERPOLATION_VERSION = 1
 
-_SPACING = 1.0  # pixels between sub-frames, for all but a twentieth of a picture
-_MOST_POINTS = 33  # of an exposure
-_CUT = 0.08  # mean difference of a frame from what the next one says of it (0..1): another scene
+_SPACING = 1.0  # pixels between sub-frames, for all but a twentieth of a picture,
+_MOST_POINTS = 33  # of an exposure that has no more than so many
+# Another scene: what a frame differs by, on average, from what the next one says of it. At least
+# so much of 0..1 (noise), and such a share of the frame's own mean deviation.
+_CUT_LEAST, _CUT_SHARE = 0.02, 0.35
+_LEAST = 16  # pixels on a side that TV-L1 can make something of
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def exposure(
         frames: (3, H, W) each, in the light that is averaged.
         intervals: the flow after each frame but the last.
         middle: the frame in the middle of the exposure.
-        length: of the exposure, frames; up to twice the smaller distance to an end.
+        length: of the exposure, frames; at most twice the distance to the nearer end.
     """
     reach = math.ceil(length / 2)
     fastest = max(interval.speed for interval in intervals[middle - reach : middle + reach])
@@ -118,126 +125,201 @@ def exposure(
     return total / points
 
 
-def _is_cut(first: Frames, second: Frames, interval: Interval) -> bool:
-    """Whether two frames show different scenes: no flow leads from one to the other."""
+def is_cut(first: Frames, second: Frames, interval: Interval) -> bool:
+    """Whether no flow leads from a frame to the next, (H, W, 3) uint8 each: another scene."""
     before, after = (torch.from_numpy(f.copy()).permute(2, 0, 1) / 255 for f in (first, second))
-    return float((before - warped(after, interval.forward)).abs().mean()) > _CUT
+    left = float((before - warped(after, interval.forward)).abs().mean())
+    contrast = float((before - before.mean((1, 2), keepdim=True)).abs().mean())
+    return left > max(_CUT_LEAST, _CUT_SHARE * contrast)
 
 
-def scenes(frames: Sequence[Frames]) -> Iterator[tuple[list[Frames], list[Interval]]]:
-    """Frames that show one scene, and the flow between them."""
-    some: list[Frames] = []
-    intervals: list[Interval] = []
-    for frame in frames:
-        if some:
-            interval = Interval.between(some[-1], frame)
-            if _is_cut(some[-1], frame, interval):
-                yield some, intervals
-                some, intervals = [], []
-            else:
-                intervals.append(interval)
-        some.append(frame)
-    yield some, intervals
-
-
-def _pairs(
-    frames: Sequence[Frames],
-    intervals: Sequence[Interval],
-    period: int,
-    length: float,
-    linear: bool,
-) -> Frames | None:
-    """Blurred and sharp frames of a scene, (2, T, H, W, 3); None if it is too short."""
-    reach = math.ceil(length / 2)
-    middles = range(reach, len(frames) - reach, period)
-    if len(middles) < 2:
-        return None
-    light = [torch.from_numpy(f.copy()).permute(2, 0, 1).float() / 255 for f in frames]
-    light = [to_linear(x) for x in light] if linear else light
-    blurred = []
-    for middle in middles:
-        mean = exposure(light, intervals, middle, length)
-        encoded = (to_encoded(mean) if linear else mean).clamp(0, 1) * 255
-        blurred.append(encoded.round().to(torch.uint8).permute(1, 2, 0).numpy())
-    return np.stack((np.stack(blurred), np.stack([frames[m] for m in middles])))
-
-
-def _reduced(picture: Frames, factor: int) -> Frames:
-    return np.asarray(Image.fromarray(picture).reduce(factor)) if factor > 1 else picture
-
-
-def load_video(
-    path: Path,
-    periods: Sequence[int],
-    shutter: tuple[float, float],
-    reduce: int,
-    most: int,
-    linear: bool,
-    cache: Path,
-) -> list[PairSequence]:
-    """Sequences from ordinary video, a second or so of a core for each frame; kept once made.
+class _Exposures:
+    """The exposures of a scene, as its frames come.
 
     Args:
-        path: the video.
+        period: frames from one exposure to the next; length: of an exposure, frames.
+
+    Attributes:
+        pairs: blurred and sharp frames so far, (H, W, 3) uint8 each.
+    """
+
+    def __init__(self, period: int, length: float) -> None:
+        self._period, self._length = period, length
+        self.reach = math.ceil(length / 2)
+        self.pairs: list[tuple[Frames, Frames]] = []
+
+    def add(self, last: int, window: _Window, linear: bool) -> None:
+        """Go on to frame ``last`` of the scene, the last one of the window."""
+        middle = last - self.reach
+        if middle < self.reach or (middle - self.reach) % self._period:
+            return
+        first = len(window.frames) - 1 - 2 * self.reach
+        light, intervals = list(window.light)[first:], list(window.intervals)[first:]
+        mean = exposure(light, intervals, self.reach, self._length)
+        encoded = (to_encoded(mean) if linear else mean).clamp(0, 1) * 255
+        blurred = encoded.round().to(torch.uint8).permute(1, 2, 0).numpy()
+        self.pairs.append((blurred, window.frames[-1 - self.reach]))
+
+
+class _Window:
+    """The last frames of a scene: what exposures can still need.
+
+    Attributes:
+        frames, light: (H, W, 3) uint8, and (3, H, W) in the light that is averaged.
+        intervals: the flow after each frame but the last.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.frames: deque[Frames] = deque(maxlen=size)
+        self.light: deque[Tensor] = deque(maxlen=size)
+        self.intervals: deque[Interval] = deque(maxlen=size - 1)
+
+    def add(self, frame: Frames, linear: bool) -> bool:
+        """Take the next frame; False if it shows another scene, and was not taken."""
+        if self.frames:
+            interval = Interval.between(self.frames[-1], frame)
+            if is_cut(self.frames[-1], frame, interval):
+                return False
+            self.intervals.append(interval)
+        light = torch.from_numpy(frame.copy()).permute(2, 0, 1).float() / 255
+        self.frames.append(frame)
+        self.light.append(to_linear(light) if linear else light)
+        return True
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """How blur is made of ordinary video.
+
+    Attributes:
         periods: frames of the video from one blurred frame to the next; sequences for each.
         shutter: least and most share of the period that is exposed; the share of a period is drawn,
             the same for the same name of a video and period.
         reduce: whole factor by which frames are reduced first (box filter).
         most: frames to read; 0: all.
         linear: average in linear light (sRGB curve) instead of the encoded values.
-        cache: folder to keep sequences in.
+    """
+
+    periods: tuple[int, ...]
+    shutter: tuple[float, float] = (0.5, 1.0)
+    reduce: int = 1
+    most: int = 0
+    linear: bool = True
+
+    def length(self, video: str, period: int) -> float:
+        """Of the exposures of a period, frames."""
+        draw = hashlib.sha256(f"{video} {period}".encode()).digest()[0] / 255
+        return period * (self.shutter[0] + (self.shutter[1] - self.shutter[0]) * draw)
+
+
+def load_video(path: Path, how: Averaging, cache: Path) -> list[PairSequence]:
+    """Sequences from ordinary video, made once and kept.
+
+    That takes 0.4 microseconds of a core for each pixel of each frame, both ways, and some more for
+    the exposures: two seconds for a frame of 424x240. Memory holds what is made, and as many frames
+    as two of the longest periods.
+
+    Args:
+        path: the video.
+        how: what to make of it.
+        cache: folder to keep sequences in, for each content of a video and each ``how``.
+
+    Returns:
+        a sequence "STEM/SCENE-PERIOD" for each scene of two exposures and each period, its frames
+        mapped from the disk.
 
     Raises:
-        InputError: the video cannot be read, or has no scene of two exposures.
+        InputError: the video cannot be read, its frames change their size or are smaller than
+            ``reduce``, or it has no scene of two exposures.
     """
     try:
-        size = path.stat().st_size
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError("no such video", str(path)) from error
-    how = (INTERPOLATION_VERSION, path.name, size, tuple(periods), shutter, reduce, most, linear)
-    key = hashlib.sha256(repr(how).encode()).hexdigest()[:12]
-    done = cache / f"{path.stem}-{key}"
-    if not done.is_dir():
-        made = _made(path, periods, shutter, reduce, most, linear)
-        part = done.with_name(f"{done.name}.{os.getpid()}.part")
-        part.mkdir(parents=True, exist_ok=True)
-        for name, pair in made.items():
-            np.save(part / f"{name}.npy", pair)
-        if done.is_dir():  # another run was faster
-            for file in part.iterdir():
-                file.unlink()
-            part.rmdir()
-        else:
-            part.replace(done)
-    found = []
-    for file in sorted(done.glob("*.npy")):
-        pair = np.load(file, mmap_mode="r")
-        found.append(PairSequence(f"{path.stem}/{file.stem}", pair[0], pair[1]))
+        raise InputError(f"the video cannot be read: {reason(error)}", str(path)) from error
+    key = repr((INTERPOLATION_VERSION, path.name, content, how))
+    done = cache / f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    found = _kept(done, path.stem)
+    if found is None:
+        made = _made(path, how)
+        cache.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f"{done.name}.", suffix=".part", dir=cache))
+        try:
+            for name, pair in made.items():
+                np.save(part / f"{name}.npy", pair)
+            if done.exists():  # another run was faster, or what is there is damaged
+                shutil.rmtree(done, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another run was faster still
+                part.replace(done)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        found = _kept(done, path.stem)
+    if found is None:
+        raise OutputError("the sequences of a video were not kept", str(done))
     return found
 
 
-def _made(
-    path: Path,
-    periods: Sequence[int],
-    shutter: tuple[float, float],
-    reduce: int,
-    most: int,
-    linear: bool,
-) -> dict[str, NDArray[np.uint8]]:
+def _kept(folder: Path, stem: str) -> list[PairSequence] | None:
+    """The sequences of a folder; None if there are none, or one is damaged."""
+    found = []
+    for file in sorted(folder.glob("*.npy")):
+        try:
+            pair = np.load(file, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            return None
+        found.append(PairSequence(f"{stem}/{file.stem}", pair[0], pair[1]))
+    return found or None
+
+
+def _made(path: Path, how: Averaging) -> dict[str, NDArray[np.uint8]]:
     """The sequences of a video by name, (2, T, H, W, 3) each."""
-    read = []
-    for i, frame in enumerate(decoded(path)):
-        if most and i == most:
-            break
-        read.append(_reduced(frame, reduce))
-    made = {}
-    for number, (frames, intervals) in enumerate(scenes(read) if read else ()):
-        for period in periods:
-            draw = hashlib.sha256(f"{path.name} {period}".encode()).digest()[0] / 255
-            length = period * (shutter[0] + (shutter[1] - shutter[0]) * draw)
-            pair = _pairs(frames, intervals, period, length, linear)
-            if pair is not None:
-                made[f"{number}-{period}"] = pair
+    made: dict[str, NDArray[np.uint8]] = {}
+    lengths = {period: how.length(path.name, period) for period in how.periods}
+    size = 2 * max(math.ceil(length / 2) for length in lengths.values()) + 1
+    for number, scene in enumerate(_scenes(_frames(path, how), size, lengths, how.linear)):
+        for period, exposures in scene.items():
+            if len(exposures.pairs) >= 2:
+                blurred, sharp = zip(*exposures.pairs, strict=True)
+                made[f"{number}-{period}"] = np.stack((np.stack(blurred), np.stack(sharp)))
     if not made:
         raise InputError("no scene of two exposures", str(path))
     return made
+
+
+def _scenes(
+    frames: Iterable[Frames], size: int, lengths: Mapping[int, float], linear: bool
+) -> Iterator[dict[int, _Exposures]]:
+    """The exposures of each scene, by period.
+
+    Args:
+        frames: of the video.
+        size: how many of them exposures need at a time.
+        lengths: of exposures, frames, by period.
+        linear: whether to average in linear light.
+    """
+    window, at = _Window(size), 0
+    scene = {period: _Exposures(period, length) for period, length in lengths.items()}
+    for frame in frames:
+        if not window.add(frame, linear):
+            yield scene
+            window, at = _Window(size), 0
+            scene = {period: _Exposures(period, length) for period, length in lengths.items()}
+            window.add(frame, linear)
+        for exposures in scene.values():
+            exposures.add(at, window, linear)
+        at += 1
+    yield scene
+
+
+def _frames(path: Path, how: Averaging) -> Iterator[Frames]:
+    """The frames of a video, reduced."""
+    shape = None
+    for frame in islice(decoded(path), how.most or None):
+        if shape is None and min(frame.shape[:2]) < how.reduce * _LEAST:
+            said = f"frames of {frame.shape[1]}x{frame.shape[0]} cannot be reduced by {how.reduce}"
+            raise InputError(said, str(path))
+        if shape not in (None, frame.shape):
+            raise InputError("frames of more than one size", str(path))
+        shape = frame.shape
+        small = Image.fromarray(frame).reduce(how.reduce) if how.reduce > 1 else frame
+        yield np.asarray(small)

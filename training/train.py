@@ -14,6 +14,7 @@ import hashlib
 import math
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch import distributed as dist
 
 from training.adversarial import Adversary
 from training.data import PairSequence, Sampler, load_high_speed, load_pairs
-from training.interpolation import load_video
+from training.interpolation import Averaging, load_video
 from training.losses import LOSSES, multi_scale, scales_of, weight_penalty
 from training.optimisers import Optimisers, average_gradients
 from training.synthesis import SynthesisConfig
@@ -76,7 +77,7 @@ class VideoSource:
         taus: of high-speed video: frames of an exposure, a sequence for each.
         periods: of ordinary video, instead: its frames from one blurred frame to the next, a
             sequence for each; what lies between its frames is interpolated.
-        shutter, reduce, most: of ordinary video, see :func:`training.interpolation.load_video`.
+        shutter, reduce, most: of ordinary video, see :class:`training.interpolation.Averaging`.
         linear: average in linear light instead of the encoded values.
         weight: how often it is drawn, all sequences together.
     """
@@ -90,13 +91,41 @@ class VideoSource:
     linear: bool = True
     weight: float = 1.0
 
-    def __post_init__(self) -> None:
-        least, most = self.shutter
-        if not 0 < least <= most <= 1:
-            raise ValueError("shutter must be two shares of a period, the smaller first")
-        if any(period < 1 for period in self.periods) or self.reduce < 1 or self.most < 0:
-            raise ValueError("periods and reduce must be at least 1, most at least 0")
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> VideoSource:
+        """One of a recipe's ``[[videos]]``.
 
+        Raises:
+            ValueError, TypeError: by name.
+        """
+        for name in ("taus", "periods", "shutter"):
+            if name in table and not isinstance(table[name], list):
+                raise TypeError(f"{name} must be a list: [...]")
+        video = made(cls, {k: tuple(x) if isinstance(x, list) else x for k, x in table.items()})
+        for name, least in (("taus", 1), ("periods", 1), ("reduce", 1), ("most", 0)):
+            value = getattr(video, name)
+            for v in value if isinstance(value, tuple) else (value,):
+                if type(v) is not int or v < least:
+                    raise ValueError(f"{name} must be whole and at least {least}, not {v!r}")
+        numbers = all(type(v) in (int, float) for v in (*video.shutter, video.weight))
+        if len(video.shutter) != 2 or not numbers or not 0 < video.shutter[0] <= video.shutter[1]:
+            raise ValueError("shutter must be two shares of a period, the smaller first")
+        if video.shutter[1] > 1 or not video.weight > 0 or type(video.linear) is not bool:
+            raise ValueError("shutter must be at most 1, weight more than 0, linear true or false")
+        if not video.taus or (video.periods and "taus" in table):
+            raise ValueError("taus or periods: one of them, and not empty")
+        if not video.periods and (unused := {"shutter", "reduce", "most"} & set(table)):
+            raise ValueError(f"{min(unused)} is for ordinary video, which has periods")
+        return video
+
+    @property
+    def averaging(self) -> Averaging:
+        """How ordinary video is averaged."""
+        return Averaging(self.periods, self.shutter, self.reduce, self.most, self.linear)
+
+
+# Settings that came later, see ``Recipe.digest``.
+_OF_ORDINARY = frozenset(("periods", "shutter", "reduce", "most"))
 
 # Values that a run can have: a rate of more than 1, a share of 40 are slips of the pen.
 _RANGES = (
@@ -216,10 +245,7 @@ class Recipe:
             made(PairSource, {**p, "reduce": tuple(p.get("reduce", (1,)))})
             for p in raw.get("pairs", ())
         )
-        raw["videos"] = tuple(
-            made(VideoSource, {k: tuple(x) if isinstance(x, list) else x for k, x in v.items()})
-            for v in raw.get("videos", ())
-        )
+        raw["videos"] = tuple(VideoSource.of(v) for v in raw.get("videos", ()))
         raw["validation"] = tuple(raw.get("validation", ()))
         synthesis = raw.get("synthesis", {})
         if "taus" in synthesis:
@@ -292,6 +318,12 @@ class Recipe:
         if "synthesis" in set_here:
             made_so = set_here["synthesis"].items()
             set_here["synthesis"] = {k: v for k, v in made_so if v != usual["synthesis"][k]}
+        if "videos" in set_here:
+            later = {f.name: f.default for f in fields(VideoSource) if f.name in _OF_ORDINARY}
+            set_here["videos"] = tuple(
+                {k: v for k, v in video.items() if k not in later or v != later[k]}
+                for video in set_here["videos"]
+            )
         return hashlib.sha256(repr((self.network, set_here)).encode()).hexdigest()[:16]
 
     def frames_at(self, step: int) -> int:
@@ -336,12 +368,23 @@ def photographs(recipe: Recipe, data: Path) -> tuple[list[Path], list[Path]]:
     return trained, sorted(kept)
 
 
-def _averaged(video: VideoSource, file: Path, cache: Path) -> list[PairSequence]:
-    """The sequences of a video."""
-    if video.periods:
-        settings = (video.periods, video.shutter, video.reduce, video.most, video.linear)
-        return load_video(file, *settings, cache)
-    return [load_high_speed(file, tau, tau + 2, video.linear) for tau in video.taus]
+def _averaged(
+    video: VideoSource, file: Path, cache: Path
+) -> tuple[list[PairSequence], list[float]]:
+    """The sequences of a video, and how often each is drawn.
+
+    Every tau or period is drawn as often as the others, its scenes as often as they are long.
+    """
+    if not video.periods:
+        found = [load_high_speed(file, tau, tau + 2, video.linear) for tau in video.taus]
+        return found, [video.weight / len(found)] * len(found)
+    found = load_video(file, video.averaging, cache)
+    kinds = [sequence.name.rpartition("-")[2] for sequence in found]
+    frames = Counter[str]()
+    for kind, sequence in zip(kinds, found, strict=True):
+        frames[kind] += len(sequence)
+    each = video.weight / len(frames)
+    return found, [each * len(s) / frames[k] for k, s in zip(kinds, found, strict=True)]
 
 
 def make_sampler(
@@ -356,7 +399,8 @@ def make_sampler(
     Args:
         recipe: what is trained.
         data: the folder that the recipe's paths start from.
-        cache: where synthetic sequences are kept (not those of a recipe that is ``live``).
+        cache: where synthetic sequences are kept (not those of a recipe that is ``live``), and
+            those made of ordinary video: some two seconds of a core for each frame of 424x240.
         device: where those are made.
         synthetic_seed: of the synthetic sequences, if not the recipe's.
 
@@ -376,9 +420,9 @@ def make_sampler(
         pairs += found
         weights += [source.weight / len(found)] * len(found)
     for video in recipe.videos:
-        averaged = _averaged(video, data / video.file, cache / "videos")
+        averaged, shares = _averaged(video, data / video.file, cache / "videos")
         pairs += averaged
-        weights += [video.weight / len(averaged)] * len(averaged)
+        weights += shares
     needs_photos = not pairs or recipe.real_share < 1
     photos = photographs(recipe, data)[0] if needs_photos else []
     return sampler_of(recipe, pairs, weights, photos, cache, device, synthetic_seed)
