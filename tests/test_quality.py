@@ -41,7 +41,7 @@ def gains(deblurrer: Deblurrer, folder: Path, most: int | None = None) -> dict[s
 def test_mean_gain_on_unseen_real_pairs(deblurrer: Deblurrer, shared: Path) -> None:
     folders = [shared / "data" / "pairs" / "val" / name for name in VALIDATION]
     values = [g for folder in folders for g in gains(deblurrer, folder).values()]
-    assert float(np.mean(values)) >= 1.3
+    assert float(np.mean(values)) >= 1.35
 
 
 @pytest.mark.shared
@@ -65,12 +65,20 @@ def test_every_unseen_photo_gets_better(shared: Path) -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(("kind", "least"), [("video", 36.0), ("photo", 46.5)])
-def test_sharp_frames_are_not_harmed(shared: Path, kind: Kind, least: float) -> None:
-    """What becomes of sharp frames to themselves, PSNR in dB; the goal is 45 for both."""
+@pytest.mark.parametrize(
+    ("kind", "names", "least"),
+    [
+        ("video", VALIDATION, 43.5),
+        ("video", ("reds_027_320x180",), 36.0),
+        ("photo", ("gopro_singles_720p",), 46.5),
+    ],
+)
+def test_sharp_frames_are_not_harmed(
+    shared: Path, kind: Kind, names: tuple[str, ...], least: float
+) -> None:
+    """What becomes of sharp frames to themselves, PSNR in dB; the goal is 45 for all."""
     engine = Deblurrer(device="cpu", kind=kind)
     folder = shared / "data" / "pairs" / "val"
-    names = VALIDATION if kind == "video" else ("gopro_singles_720p",)
     found = {}
     for sequence in (s for name in names for s in pair_folders(folder / name)):
         kept = []
@@ -120,7 +128,10 @@ def test_stable_and_of_use_over_hundreds_of_frames() -> None:
     first, last = float(np.mean(gain[10:110])), float(np.mean(gain[-100:]))
     assert first > 0.1
     assert abs(last - first) < 0.2
-    assert min(gain[2:]) > -0.6
+    before = [psnr(b, s) for b, s in pairs]
+    assert min(g for g, p in zip(gain[2:], before[2:], strict=True) if p < 40) > 0.2
+    # Where the camera turns hardly anything is blurred, and next to nothing to be won.
+    assert min(gain[2:]) > -1.2
 
 
 def test_no_pulse_at_segment_borders() -> None:
@@ -154,7 +165,7 @@ def test_where_a_recurrence_began_is_forgotten(shared: Path) -> None:
 
 
 def test_colours_do_not_shift(deblurrer: Deblurrer) -> None:
-    """Channels move together, and brightness by less than two code values.
+    """Channels move together, and brightness by less than two and a half code values.
 
     Not by none: real blur averaged in linear light is brighter than the sharp frame.
     """
@@ -162,7 +173,7 @@ def test_colours_do_not_shift(deblurrer: Deblurrer) -> None:
     out = np.stack(list(deblurrer.video(blurred))).astype(np.float64)
     shift = out.mean(axis=(1, 2)) - np.stack(blurred).mean(axis=(1, 2))
     assert float(np.ptp(shift, axis=1).max()) < 0.5
-    assert float(np.abs(shift).max()) < 2.0
+    assert float(np.abs(shift).max()) < 2.5
 
 
 def test_flat_frames_stay_flat(deblurrer: Deblurrer) -> None:
