@@ -350,6 +350,10 @@ def test_patches_of_every_recipe_fit_its_pairs(path: Path, tmp_path: Path) -> No
         height, width = (side // video.reduce for side in size_of(video.file))
         stack = np.broadcast_to(np.zeros((1, height, width, 3), np.uint8), (9, height, width, 3))
         sequences.append(PairSequence(video.file, stack, stack))
+    if not sequences:  # of synthetic ones alone: what stands for them is as large as they are
+        side, length = recipe.synthesis.size, recipe.synthesis.frames
+        stack = np.zeros((length, side, side, 3), np.uint8)
+        sequences.append(PairSequence("synthetic", stack, stack))
     sampler = sampler_of(recipe, sequences, [1.0] * len(sequences), [], tmp_path)
     for step in range(8):
         batch = sampler.draw(step, recipe.frames)

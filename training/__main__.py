@@ -85,7 +85,7 @@ def prepare_device(device: str, threads: int) -> None:
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True)
 def synthesise(recipe: Path, data: Path, run: Path, processes: int) -> None:
     """Make the synthetic sequences beforehand (training makes those that are missing)."""
-    prepare(make_sampler(Recipe.load(recipe), data, run / "sequences"), processes)
+    prepare(make_sampler(Recipe.load(recipe), data, run / "sequences", say=click.echo), processes)
 
 
 @main.command()
@@ -111,9 +111,9 @@ def train(
     prepare_device(device, threads)
     what = Recipe.load(recipe)
     place = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}" if device == "cuda" else device
-    sampler = make_sampler(what, data, run / "sequences", place)
-    trainer = Trainer(what, sampler, run, device, allow_changes=allow_changes, initial=initial)
     validation = [s for v in what.validation for s in load_pairs(data / v)]
+    sampler = make_sampler(what, data, run / "sequences", place, say=click.echo)
+    trainer = Trainer(what, sampler, run, device, allow_changes=allow_changes, initial=initial)
     click.echo(
         f"{what.network} on {device}: {what.steps} steps of {what.batch} samples, from "
         f"{len(sampler.pairs)} real sequences and {len(sampler.photos)} photographs; "
@@ -197,7 +197,8 @@ def adapt_command(
 @click.option("-o", "--output", default=Path("sheet.png"), **PICTURE)
 def sheet(recipe: Path, data: Path, run: Path, count: int, output: Path) -> None:
     """Write a picture of what the network is fed: blurred frames left, sharp ones right."""
-    contact_sheet(make_sampler(Recipe.load(recipe), data, run / "sequences"), output, count)
+    sampler = make_sampler(Recipe.load(recipe), data, run / "sequences", say=click.echo)
+    contact_sheet(sampler, output, count)
     click.echo(f"{output}: blurred frames left, sharp ones right")
 
 

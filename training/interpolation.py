@@ -16,7 +16,7 @@ import math
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -212,7 +212,9 @@ class Averaging:
         return period * (self.shutter[0] + (self.shutter[1] - self.shutter[0]) * draw)
 
 
-def load_video(path: Path, how: Averaging, cache: Path) -> list[PairSequence]:
+def load_video(
+    path: Path, how: Averaging, cache: Path, say: Callable[[str], object] = lambda _: None
+) -> list[PairSequence]:
     """Sequences from ordinary video, made once and kept.
 
     That takes 0.4 microseconds of a core for each pixel of each frame, both ways, and some more for
@@ -223,6 +225,7 @@ def load_video(path: Path, how: Averaging, cache: Path) -> list[PairSequence]:
         path: the video.
         how: what to make of it.
         cache: folder to keep sequences in, for each content of a video and each ``how``.
+        say: is told that it begins, and every hundred frames.
 
     Returns:
         a sequence "STEM/SCENE-PERIOD" for each scene of two exposures and each period, its frames
@@ -241,7 +244,8 @@ def load_video(path: Path, how: Averaging, cache: Path) -> list[PairSequence]:
     done = cache / f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     found = _kept(done, path.stem)
     if found is None:
-        made = _made(path, how)
+        say(f"{path.name}: interpolating between its frames, once for {cache}")
+        made = _made(path, how, say)
         cache.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f"{done.name}.", suffix=".part", dir=cache))
         try:
@@ -271,18 +275,19 @@ def _kept(folder: Path, stem: str) -> list[PairSequence] | None:
     return found or None
 
 
-def _made(path: Path, how: Averaging) -> dict[str, NDArray[np.uint8]]:
+def _made(path: Path, how: Averaging, say: Callable[[str], object]) -> dict[str, NDArray[np.uint8]]:
     """The sequences of a video by name, (2, T, H, W, 3) each."""
     made: dict[str, NDArray[np.uint8]] = {}
     lengths = {period: how.length(path.name, period) for period in how.periods}
     size = 2 * max(math.ceil(length / 2) for length in lengths.values()) + 1
-    for number, scene in enumerate(_scenes(_frames(path, how), size, lengths, how.linear)):
+    for number, scene in enumerate(_scenes(_frames(path, how, say), size, lengths, how.linear)):
         for period, exposures in scene.items():
             if len(exposures.pairs) >= 2:
                 blurred, sharp = zip(*exposures.pairs, strict=True)
                 made[f"{number}-{period}"] = np.stack((np.stack(blurred), np.stack(sharp)))
     if not made:
-        raise InputError("no scene of two exposures", str(path))
+        hint = "shorter periods, or more frames (most)"
+        raise InputError("no scene of two exposures", str(path), hint)
     return made
 
 
@@ -311,10 +316,12 @@ def _scenes(
     yield scene
 
 
-def _frames(path: Path, how: Averaging) -> Iterator[Frames]:
+def _frames(path: Path, how: Averaging, say: Callable[[str], object]) -> Iterator[Frames]:
     """The frames of a video, reduced."""
     shape = None
-    for frame in islice(decoded(path), how.most or None):
+    for number, frame in enumerate(islice(decoded(path), how.most or None)):
+        if number and number % 100 == 0:
+            say(f"{path.name}: {number} frames")
         if shape is None and min(frame.shape[:2]) < how.reduce * _LEAST:
             said = f"frames of {frame.shape[1]}x{frame.shape[0]} cannot be reduced by {how.reduce}"
             raise InputError(said, str(path))

@@ -15,8 +15,9 @@ import math
 import os
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,13 @@ from vs_deblur_models.blocks import DynamicTemporalBlending, ResBlock
 from vs_deblur_models.registry import ENTRIES, build_network, config_of, save_network
 from vs_deblur_models.spec import State, VideoNetwork, step_of, takes_frames
 
+# As a recipe names what is read into these.
+_TABLES = {
+    "PairSource": "[[pairs]]",
+    "VideoSource": "[[videos]]",
+    "SynthesisConfig": "[synthesis]",
+}
+
 
 def made[T](kind: type[T], values: Mapping[str, Any]) -> T:
     """An object of a dataclass from a table of a recipe.
@@ -55,7 +63,8 @@ def made[T](kind: type[T], values: Mapping[str, Any]) -> T:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             meant = f", did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{kind.__name__} has no {name}{meant}")
+            where = _TABLES.get(kind.__name__, "a recipe")
+            raise ValueError(f"{where} has no {name}{meant}")
     return kind(**values)
 
 
@@ -369,7 +378,7 @@ def photographs(recipe: Recipe, data: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _averaged(
-    video: VideoSource, file: Path, cache: Path
+    video: VideoSource, file: Path, cache: Path, say: Callable[[str], object]
 ) -> tuple[list[PairSequence], list[float]]:
     """The sequences of a video, and how often each is drawn.
 
@@ -378,7 +387,7 @@ def _averaged(
     if not video.periods:
         found = [load_high_speed(file, tau, tau + 2, video.linear) for tau in video.taus]
         return found, [video.weight / len(found)] * len(found)
-    found = load_video(file, video.averaging, cache)
+    found = load_video(file, video.averaging, cache, say)
     kinds = [sequence.name.rpartition("-")[2] for sequence in found]
     frames = Counter[str]()
     for kind, sequence in zip(kinds, found, strict=True):
@@ -393,6 +402,7 @@ def make_sampler(
     cache: Path,
     device: str = "cpu",
     synthetic_seed: int | None = None,
+    say: Callable[[str], object] = lambda _: None,
 ) -> Sampler:
     """The sampler of a recipe.
 
@@ -403,28 +413,30 @@ def make_sampler(
             those made of ordinary video: some two seconds of a core for each frame of 424x240.
         device: where those are made.
         synthetic_seed: of the synthetic sequences, if not the recipe's.
+        say: is told what takes minutes.
 
     Raises:
         InputError: pairs or photographs that are missing or cannot be read.
         UsageError: pairs that are for validation.
     """
+    # What is quick to check comes first.
+    for source, other in product(recipe.pairs, recipe.validation):
+        here, there = (data / source.folder).resolve(), (data / other).resolve()
+        if here.is_relative_to(there) or there.is_relative_to(here):
+            said = "these pairs are for validation: they cannot be trained on"
+            raise UsageError(said, source.folder)
+    needs_photos = not (recipe.pairs or recipe.videos) or recipe.real_share < 1
+    photos = photographs(recipe, data)[0] if needs_photos else []
     pairs: list[PairSequence] = []
     weights: list[float] = []
     for source in recipe.pairs:
-        for other in recipe.validation:
-            here, there = (data / source.folder).resolve(), (data / other).resolve()
-            if here.is_relative_to(there) or there.is_relative_to(here):
-                said = "these pairs are for validation: they cannot be trained on"
-                raise UsageError(said, source.folder)
         found = load_pairs(data / source.folder, source.reduce)
         pairs += found
         weights += [source.weight / len(found)] * len(found)
     for video in recipe.videos:
-        averaged, shares = _averaged(video, data / video.file, cache / "videos")
+        averaged, shares = _averaged(video, data / video.file, cache / "videos", say)
         pairs += averaged
         weights += shares
-    needs_photos = not pairs or recipe.real_share < 1
-    photos = photographs(recipe, data)[0] if needs_photos else []
     return sampler_of(recipe, pairs, weights, photos, cache, device, synthetic_seed)
 
 
