@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import replace
@@ -164,7 +165,8 @@ def test_a_video_as_pairs(
     assert len(load(replace(HALF, most=6))[0][0]) == 4
     load(replace(HALF, linear=False))
     load(replace(HALF, periods=(2,)))
-    assert len(list(kept.iterdir())) == 7  # each for itself, and nothing half made
+    folders = [x for x in kept.iterdir() if x.is_dir()]
+    assert len(folders) == 7  # each for itself, and nothing half made
 
     with monkeypatch.context() as patch:
         patch.setattr(interpolation, "optical_flow", lambda *_: pytest.fail("made again"))
@@ -173,9 +175,13 @@ def test_a_video_as_pairs(
     for file in kept.glob("*/0-1.npy"):  # damaged
         file.write_bytes(file.read_bytes()[:-50])
     np.testing.assert_array_equal(load()[0], one)
-    size = path.stat().st_size
+    for file in kept.glob("*/0-2.npy"):
+        file.unlink()
+    np.testing.assert_array_equal(load()[1], two)
+    os.truncate(path, 1 << 20)  # FFmpeg does not mind
+    np.testing.assert_array_equal(load()[0], one)
     write_video(path, [255 - f for f in slow])
-    os.truncate(path, max(size, path.stat().st_size))
+    os.truncate(path, 1 << 20)
     assert psnr(load()[0][1, 0], one[1, 0]) < 20  # another content
 
 
@@ -208,9 +214,31 @@ def test_videos_that_give_no_pairs(slow: list[Picture], tmp_path: Path) -> None:
     for name in ("gone.mkv", "none.mkv"):
         with pytest.raises(InputError, match=rf"cannot be read.*{name}"):
             load_video(tmp_path / name, how, kept)
-    with pytest.raises(InputError, match="64x48 cannot be reduced by 9"):
+    with pytest.raises(InputError, match="64x48 reduced by 9 is less than 16"):
         load_video(path, replace(how, reduce=9), kept)
-    assert not list(tmp_path.glob("kept/*"))
+    assert not [x for x in kept.iterdir() if x.suffix != ".lock"]
+
+
+def test_exposures_of_a_video_with_a_cut(tmp_path: Path) -> None:
+    """Frames are let go as they come; what is made of them is what the whole scene gives."""
+    frames = moving(17)
+    scenes = [frames, [np.ascontiguousarray(255 - f[::-1]) for f in frames[:16]]]
+    write_video(tmp_path / "film.mkv", scenes[0] + scenes[1])
+    how = Averaging((1, 3, 4, 7), (0.7, 1.0), linear=False)
+    found = {p.name: p for p in load_video(tmp_path / "film.mkv", how, tmp_path / "kept")}
+    assert list(found) == [f"film/{s}-{p}" for s in (0, 1) for p in how.periods]
+    for number, scene in enumerate(scenes):
+        intervals = [Interval.between(*pair) for pair in pairwise(scene)]
+        for period in how.periods:
+            pair = found[f"film/{number}-{period}"]
+            length = how.length("film.mkv", period)
+            reach = math.ceil(length / 2)
+            middles = range(reach, len(scene) - reach, period)
+            assert len(pair) == len(middles)
+            for blurred, sharp, middle in zip(pair.blurred, pair.sharp, middles, strict=True):
+                np.testing.assert_array_equal(sharp, scene[middle])
+                whole = exposure([light(f) for f in scene], intervals, middle, length)
+                assert (light(blurred) - whole).abs().max() <= 0.51 / 255
 
 
 RECIPE = """
@@ -255,18 +283,23 @@ def test_a_recipe_with_videos(slow: list[Picture], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("shutter = [1.0, 0.5]", "shutter"),
-        ("shutter = [0.5]", "shutter"),
-        ("shutter = 0.7", "shutter must be a list"),
-        ("periods = [0]", "periods"),
-        ("periods = [1.5]", "periods"),
-        ("periods = 2", "periods must be a list"),
-        ("reduce = 2.0", "reduce"),
-        ("most = 1.5", "most"),
-        ('linear = "no"', "linear"),
-        ("weight = 0.0", "weight"),
-        ("taus = [7]", "taus or periods"),
-        ("periods = []", "shutter is for ordinary video"),
+        ("shutter = [1.0, 0.5]", "shutter must be two shares"),
+        ("shutter = [0.5]", "shutter must be two shares"),
+        ("shutter = [0.5, 1.5]", "shutter must be two shares"),
+        ("shutter = 0.7", "shutter of a video must be a list"),
+        ("periods = [0]", "periods must be whole and at least 1, not 0"),
+        ("periods = [1.5]", "periods must be whole and at least 1, not 1.5"),
+        ("periods = 2", "periods of a video must be a list"),
+        ("periods = []", "periods must not be empty"),
+        ("reduce = 2.0", "reduce must be whole and at least 1, not 2.0"),
+        ("reduce = [2]", "reduce of a video must be one value"),
+        ("most = 1.5", "most must be whole and at least 0, not 1.5"),
+        ('linear = "no"', "linear must be true or false, not 'no'"),
+        ("weight = 0.0", "weight of a video must be a number above 0, not 0.0"),
+        ("weight = inf", "weight of a video must be a number above 0, not inf"),
+        ("file = 3", "a video must have a file"),
+        ("taus = [7]", "taus or periods: a video has one of them"),
+        ("taus = [4]", "taus must be odd, from 3, not 4"),
         ("frames = 3", "[[videos]] has no frames"),
     ],
 )
@@ -278,6 +311,24 @@ def test_videos_that_no_run_knows_are_refused(line: str, said: str, tmp_path: Pa
         (tmp_path / "mine.toml").write_text("\n".join([*first.splitlines(), line]))
     with pytest.raises(UsageError, match=re.escape(said)):
         Recipe.load(tmp_path / "mine.toml")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('file = "gone.mkv"\nperiods = [1]', "no such video"),
+        ('file = "film.mkv"\nperiods = [1]\nreduce = 2', "64x48 reduced by 2 is less than a patch"),
+    ],
+)
+def test_what_is_quick_to_check_is_checked_first(
+    lines: str, said: str, slow: list[Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "film.mkv", slow)
+    first, _, _ = RECIPE.partition('\n[[videos]]\nfile = "fast')
+    (tmp_path / "mine.toml").write_text(f"{first}\n[[videos]]\n{lines}\n")
+    monkeypatch.setattr(interpolation, "optical_flow", lambda *_: pytest.fail("too early"))
+    with pytest.raises(InputError, match=said):
+        make_sampler(Recipe.load(tmp_path / "mine.toml"), tmp_path, tmp_path / "cache")
 
 
 def test_runs_of_high_speed_video_are_what_they_were(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_stable_and_of_use_over_hundreds_of_frames() -> None:
     assert abs(last - first) < 0.2
     before = [psnr(b, s) for b, s in pairs]
     assert min(g for g, p in zip(gain[2:], before[2:], strict=True) if p < 40) > 0.2
-    # Where the camera turns hardly anything is blurred, and next to nothing to be won.
+    # Where the camera turns hardly anything is blurred: 43 dB may become 42 (-0.85 dB at worst).
     assert min(gain[2:]) > -1.2
 
 
@@ -165,9 +165,10 @@ def test_where_a_recurrence_began_is_forgotten(shared: Path) -> None:
 
 
 def test_colours_do_not_shift(deblurrer: Deblurrer) -> None:
-    """Channels move together, and brightness by less than two and a half code values.
+    """Channels move together, and brightness by less than two and a half code values (2.1).
 
-    Not by none: real blur averaged in linear light is brighter than the sharp frame.
+    Not by none: real blur averaged in linear light is brighter than the sharp frame. This scene is
+    not, and the sharper it is made, the darker it gets.
     """
     blurred = [b for b, _ in shaken(20)]
     out = np.stack(list(deblurrer.video(blurred))).astype(np.float64)

@@ -124,7 +124,8 @@ def train(base: Recipe, variant: Variant, seed: int, data: Path, run: Path, devi
     recipe = recipe_of(base, variant, seed)
     folder = run / f"{variant.name}-{seed}"
     weights = folder / f"{variant.network}.safetensors"
-    sampler = make_sampler(recipe, data, run / "sequences", device, synthetic_seed=base.seed)
+    sequences = run / "sequences"
+    sampler = make_sampler(recipe, data, sequences, device, synthetic_seed=base.seed, say=print)
     trainer = Trainer(recipe, sampler, folder, device)
     if trainer.step < recipe.steps:
         trainer.run([])

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from training.adversarial import Adversary
-from training.data import PairSequence, Sampler, load_high_speed, load_pairs
+from training.data import PairSequence, Sampler, decoded, load_high_speed, load_pairs
 from training.interpolation import Averaging, load_video
 from training.losses import LOSSES, multi_scale, scales_of, weight_penalty
 from training.optimisers import Optimisers, average_gradients
@@ -107,22 +107,37 @@ class VideoSource:
         Raises:
             ValueError, TypeError: by name.
         """
-        for name in ("taus", "periods", "shutter"):
-            if name in table and not isinstance(table[name], list):
-                raise TypeError(f"{name} must be a list: [...]")
+        for name, value in table.items():
+            if isinstance(value, list) is not (name in ("taus", "periods", "shutter")):
+                what = "a list: [...]" if not isinstance(value, list) else "one value"
+                raise TypeError(f"{name} of a video must be {what}")
+        if not isinstance(table.get("file"), str):
+            raise TypeError("a video must have a file")
         video = made(cls, {k: tuple(x) if isinstance(x, list) else x for k, x in table.items()})
-        for name, least in (("taus", 1), ("periods", 1), ("reduce", 1), ("most", 0)):
-            value = getattr(video, name)
-            for v in value if isinstance(value, tuple) else (value,):
-                if type(v) is not int or v < least:
-                    raise ValueError(f"{name} must be whole and at least {least}, not {v!r}")
-        numbers = all(type(v) in (int, float) for v in (*video.shutter, video.weight))
-        if len(video.shutter) != 2 or not numbers or not 0 < video.shutter[0] <= video.shutter[1]:
+        for tau in video.taus:
+            if type(tau) is not int or tau < 3 or tau % 2 == 0:
+                raise ValueError(f"taus must be odd, from 3, not {tau!r}")
+        for name, least, values in (
+            ("periods", 1, video.periods),
+            ("reduce", 1, (video.reduce,)),
+            ("most", 0, (video.most,)),
+        ):
+            for value in values:
+                if type(value) is not int or value < least:
+                    raise ValueError(f"{name} must be whole and at least {least}, not {value!r}")
+        shares = [x for x in video.shutter if type(x) in (int, float)]
+        if len(shares) != 2 or shares != sorted(shares) or not 0 < shares[0] <= shares[1] <= 1:
             raise ValueError("shutter must be two shares of a period, the smaller first")
-        if video.shutter[1] > 1 or not video.weight > 0 or type(video.linear) is not bool:
-            raise ValueError("shutter must be at most 1, weight more than 0, linear true or false")
-        if not video.taus or (video.periods and "taus" in table):
-            raise ValueError("taus or periods: one of them, and not empty")
+        weight = video.weight
+        if type(weight) not in (int, float) or not 0 < weight < math.inf:
+            raise ValueError(f"weight of a video must be a number above 0, not {weight!r}")
+        if type(video.linear) is not bool:
+            raise TypeError(f"linear must be true or false, not {video.linear!r}")
+        for name in ("taus", "periods"):
+            if name in table and not table[name]:
+                raise ValueError(f"{name} must not be empty")
+        if video.periods and "taus" in table:
+            raise ValueError("taus or periods: a video has one of them")
         if not video.periods and (unused := {"shutter", "reduce", "most"} & set(table)):
             raise ValueError(f"{min(unused)} is for ordinary video, which has periods")
         return video
@@ -399,6 +414,17 @@ def _averaged(
     return found, [each * len(s) / frames[k] for k, s in zip(kinds, found, strict=True)]
 
 
+def _check_size(file: Path, video: VideoSource, size: int) -> None:
+    """Refuse a video that is missing, or whose frames are smaller than a patch."""
+    if not file.is_file():
+        raise InputError("no such video", str(file))
+    first = next(decoded(file), None)
+    height, width = (0, 0) if first is None else first.shape[:2]
+    if min(height, width) // video.reduce < size:
+        how = f"{width}x{height} reduced by {video.reduce}"
+        raise InputError(f"{how} is less than a patch of {size}", str(file), "a smaller reduce")
+
+
 def make_sampler(
     recipe: Recipe,
     data: Path,
@@ -413,7 +439,7 @@ def make_sampler(
         recipe: what is trained.
         data: the folder that the recipe's paths start from.
         cache: where synthetic sequences are kept (not those of a recipe that is ``live``), and
-            those made of ordinary video: some two seconds of a core for each frame of 424x240.
+            those made of ordinary video, see :func:`training.interpolation.load_video`.
         device: where those are made.
         synthetic_seed: of the synthetic sequences, if not the recipe's.
         say: is told what takes minutes.
@@ -428,6 +454,8 @@ def make_sampler(
         if here.is_relative_to(there) or there.is_relative_to(here):
             said = "these pairs are for validation: they cannot be trained on"
             raise UsageError(said, source.folder)
+    for video in recipe.videos:
+        _check_size(data / video.file, video, recipe.size)
     needs_photos = not (recipe.pairs or recipe.videos) or recipe.real_share < 1
     photos = photographs(recipe, data)[0] if needs_photos else []
     pairs: list[PairSequence] = []
