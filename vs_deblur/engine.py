@@ -67,9 +67,12 @@ class Prepared:
 
     Attributes:
         fmt: the format of its samples.
+        size: height and width as it came, pixels: it may have been made larger, see
+            :func:`_completed`.
     """
 
     fmt: PixelFormat
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,47 @@ class Resident(Prepared):
 
     Attributes:
         frame: its own samples, packed (see :mod:`vs_deblur_kernels.planes`).
-        height, width: its size, pixels.
+        height, width: of these, pixels.
     """
 
     frame: Tensor
     height: int
     width: int
+
+
+def _completed(planes: list[Plane], fmt: PixelFormat) -> list[Plane]:
+    """Planes with as many pixels as their chroma samples stand for.
+
+    Of an odd size the last samples of reduced chroma lie half outside. There all planes go on with
+    their last row or column, as of a clip that is padded to an even size; by one sample of chroma
+    more than that, which the filters that reduce chroma see.
+    """
+    if fmt.subsampling == (0, 0):
+        return planes
+    luma, chroma = planes[0], planes[1]
+    reductions = fmt.subsampling[::-1]  # rows, columns
+    more = [
+        int(chroma.shape[axis] << reduction != luma.shape[axis])
+        for axis, reduction in enumerate(reductions)
+    ]
+    if not any(more):
+        return planes
+    ends = [
+        (0, ((chroma.shape[axis] + 1 << reductions[axis]) - luma.shape[axis]) * more[axis])
+        for axis in (0, 1)
+    ]
+    padded = [np.pad(p, [(0, n) for n in more], mode="edge") for p in planes[1:]]
+    return [np.pad(luma, ends, mode="edge"), *padded]
+
+
+def _cropped(planes: list[Plane], size: tuple[int, int], fmt: PixelFormat) -> list[Plane]:
+    """What :func:`_completed` added taken away."""
+    if planes[0].shape == size:
+        return planes
+    across, down = fmt.subsampling
+    (height, width), sizes = size, [size]
+    sizes += [(-(-height >> down), -(-width >> across))] * (len(planes) - 1)
+    return [np.ascontiguousarray(p[:h, :w]) for p, (h, w) in zip(planes, sizes, strict=True)]
 
 
 class Frame:
@@ -366,12 +404,15 @@ class Deblurrer:
         """
         with self._errors():
             arrays = [np.asarray(p) for p in planes]
+            height, width = arrays[0].shape
+            size = (height, width)
+            arrays = _completed(arrays, fmt)
             if self._transfers is not None:
                 height, width = arrays[0].shape
-                return Resident(fmt, self._transfers.upload(arrays, fmt), height, width)
+                return Resident(fmt, size, self._transfers.upload(arrays, fmt), height, width)
             own = tuple(torch.tensor(p) for p in arrays)  # copies: hosts reuse their buffers
             rgb, bad = to_rgb(own, fmt)
-            return Converted(fmt, own, pad_to(rgb, *self._padded(*rgb.shape[-2:])), bad)
+            return Converted(fmt, size, own, pad_to(rgb, *self._padded(*rgb.shape[-2:])), bad)
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         """The size that the network sees."""
@@ -447,7 +488,8 @@ class Deblurrer:
                     if not_finite.item() or not all(bool(torch.isfinite(m)) for m in most):
                         self._raise_not_finite()
                 planes = unpack(arrived, frame.fmt, frame.height, frame.width)
-                return [p.numpy() for p in planes], bool(non_finite.item())
+                arrays = _cropped([p.numpy() for p in planes], frame.size, frame.fmt)
+                return arrays, bool(non_finite.item())
 
             return Frame(wait)
         assert isinstance(frame, Converted)
@@ -456,7 +498,8 @@ class Deblurrer:
         change = sharp.float().clamp(0.0, 1.0)[..., :height, :width]
         change = change.sub_(frame.rgb[..., :height, :width]).mul_(self.strength)
         planes = add_rgb(frame.planes, frame.fmt, change)
-        return Frame([p.numpy() for p in planes], frame.non_finite)
+        arrays = _cropped([p.numpy() for p in planes], frame.size, frame.fmt)
+        return Frame(arrays, frame.non_finite)
 
     def _check_finite(self, *tensors: Tensor) -> None:
         if not all(_is_finite(t) for t in tensors):

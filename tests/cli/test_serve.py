@@ -91,21 +91,16 @@ def test_any_small_size_comes_out_as_it_went_in(
     assert len(frames) == 2
 
 
-@pytest.mark.parametrize(("colour", "most"), [("444", 0), ("mono", 0), ("420", 3), ("422", 3)])
-def test_an_odd_size_gives_the_picture_of_one_that_is_padded(
-    run: StartRun, colour: str, most: int
-) -> None:
-    """17x17: sample by sample, but for the edge where chroma is reduced."""
+@pytest.mark.parametrize("colour", ["444", "mono", "420", "420jpeg", "422", "440", "411"])
+def test_an_odd_size_gives_the_picture_of_one_that_is_padded(run: StartRun, colour: str) -> None:
+    """17x17, sample by sample."""
     found = []
     for data in (clip(4, 17, 17, colour), padded(clip(4, 17, 17, colour), 32, 32)):
         line, frames = split(good(served(run, data, "--device", "cpu", "--precision", "fp32")))
         found.append([planes_of(f, y4m.parse_header(line)) for f in frames])
     for small, large in zip(*found, strict=True):
         for a, b in zip(small, large, strict=True):
-            part = b[: a.shape[0], : a.shape[1]]
-            difference = np.abs(a.astype(int) - part)
-            assert difference.max() <= most
-            assert (difference**2).mean() <= 0.4 * most  # 47 dB
+            np.testing.assert_array_equal(a, b[: a.shape[0], : a.shape[1]])
 
 
 @pytest.mark.parametrize("bits", [10, 12, 16])
