@@ -312,6 +312,14 @@ def test_recipes_are_whole(path: Path) -> None:
     assert not any("/val/" in p.folder for p in recipe.pairs)
 
 
+def test_the_recipe_of_the_docs_is_whole(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.S)
+    assert blocks
+    for text in blocks:
+        (tmp_path / "mine.toml").write_text(text)
+        assert Recipe.load(tmp_path / "mine.toml").videos
+
+
 def test_unknown_keys_of_a_recipe_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text('network = "strcnn_dtb_lite"\nlearning_speed = 3\n')
