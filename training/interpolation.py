@@ -133,58 +133,53 @@ def is_cut(first: Frames, second: Frames, interval: Interval) -> bool:
     return left > max(_CUT_LEAST, _CUT_SHARE * contrast)
 
 
-class _Exposures:
-    """The exposures of a scene, as its frames come.
+class _Scene:
+    """The exposures of a scene, made as its frames come: no more frames are held than they need.
 
     Args:
-        period: frames from one exposure to the next; length: of an exposure, frames.
+        lengths: of exposures, frames, by period.
+        linear: average in linear light.
 
     Attributes:
-        pairs: blurred and sharp frames so far, (H, W, 3) uint8 each.
+        pairs: blurred and sharp frames so far, (H, W, 3) uint8 each, by period.
     """
 
-    def __init__(self, period: int, length: float) -> None:
-        self._period, self._length = period, length
-        self.reach = math.ceil(length / 2)
-        self.pairs: list[tuple[Frames, Frames]] = []
+    def __init__(self, lengths: Mapping[int, float], linear: bool) -> None:
+        self._lengths, self._linear = lengths, linear
+        self._count = 0
+        size = 2 * max(math.ceil(length / 2) for length in lengths.values()) + 1
+        # The last frames, their light, and the flow after each but the last.
+        self._frames: deque[Frames] = deque(maxlen=size)
+        self._light: deque[Tensor] = deque(maxlen=size)
+        self._intervals: deque[Interval] = deque(maxlen=size - 1)
+        self.pairs: dict[int, list[tuple[Frames, Frames]]] = {period: [] for period in lengths}
 
-    def add(self, last: int, window: _Window, linear: bool) -> None:
-        """Go on to frame ``last`` of the scene, the last one of the window."""
-        middle = last - self.reach
-        if middle < self.reach or (middle - self.reach) % self._period:
-            return
-        first = len(window.frames) - 1 - 2 * self.reach
-        light, intervals = list(window.light)[first:], list(window.intervals)[first:]
-        mean = exposure(light, intervals, self.reach, self._length)
-        encoded = (to_encoded(mean) if linear else mean).clamp(0, 1) * 255
-        blurred = encoded.round().to(torch.uint8).permute(1, 2, 0).numpy()
-        self.pairs.append((blurred, window.frames[-1 - self.reach]))
-
-
-class _Window:
-    """The last frames of a scene: what exposures can still need.
-
-    Attributes:
-        frames, light: (H, W, 3) uint8, and (3, H, W) in the light that is averaged.
-        intervals: the flow after each frame but the last.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.frames: deque[Frames] = deque(maxlen=size)
-        self.light: deque[Tensor] = deque(maxlen=size)
-        self.intervals: deque[Interval] = deque(maxlen=size - 1)
-
-    def add(self, frame: Frames, linear: bool) -> bool:
+    def add(self, frame: Frames) -> bool:
         """Take the next frame; False if it shows another scene, and was not taken."""
-        if self.frames:
-            interval = Interval.between(self.frames[-1], frame)
-            if is_cut(self.frames[-1], frame, interval):
+        if self._frames:
+            interval = Interval.between(self._frames[-1], frame)
+            if is_cut(self._frames[-1], frame, interval):
                 return False
-            self.intervals.append(interval)
+            self._intervals.append(interval)
         light = torch.from_numpy(frame.copy()).permute(2, 0, 1).float() / 255
-        self.frames.append(frame)
-        self.light.append(to_linear(light) if linear else light)
+        self._frames.append(frame)
+        self._light.append(to_linear(light) if self._linear else light)
+        self._count += 1
+        for period, length in self._lengths.items():
+            reach = math.ceil(length / 2)
+            since = self._count - 1 - 2 * reach  # frames since the first exposure was whole
+            if since >= 0 and since % period == 0:
+                self.pairs[period].append(self._exposed(length, reach))
         return True
+
+    def _exposed(self, length: float, reach: int) -> tuple[Frames, Frames]:
+        """The exposure that the last frame ends, and the frame in its middle."""
+        first = len(self._frames) - 1 - 2 * reach
+        light, intervals = list(self._light)[first:], list(self._intervals)[first:]
+        mean = exposure(light, intervals, reach, length)
+        encoded = (to_encoded(mean) if self._linear else mean).clamp(0, 1) * 255
+        blurred = encoded.round().to(torch.uint8).permute(1, 2, 0).numpy()
+        return blurred, self._frames[-1 - reach]
 
 
 @dataclass(frozen=True)
@@ -299,11 +294,10 @@ def _made(path: Path, how: Averaging, say: Callable[[str], object]) -> dict[str,
     """The sequences of a video by name, (2, T, H, W, 3) each."""
     made: dict[str, NDArray[np.uint8]] = {}
     lengths = {period: how.length(path.name, period) for period in how.periods}
-    size = 2 * max(math.ceil(length / 2) for length in lengths.values()) + 1
-    for number, scene in enumerate(_scenes(_frames(path, how, say), size, lengths, how.linear)):
-        for period, exposures in scene.items():
-            if len(exposures.pairs) >= 2:
-                blurred, sharp = zip(*exposures.pairs, strict=True)
+    for number, scene in enumerate(_scenes(_frames(path, how, say), lengths, how.linear)):
+        for period, pairs in scene.pairs.items():
+            if len(pairs) >= 2:
+                blurred, sharp = zip(*pairs, strict=True)
                 made[f"{number}-{period}"] = np.stack((np.stack(blurred), np.stack(sharp)))
     if not made:
         hint = "shorter periods, or more frames (most)"
@@ -312,27 +306,15 @@ def _made(path: Path, how: Averaging, say: Callable[[str], object]) -> dict[str,
 
 
 def _scenes(
-    frames: Iterable[Frames], size: int, lengths: Mapping[int, float], linear: bool
-) -> Iterator[dict[int, _Exposures]]:
-    """The exposures of each scene, by period.
-
-    Args:
-        frames: of the video.
-        size: how many of them exposures need at a time.
-        lengths: of exposures, frames, by period.
-        linear: whether to average in linear light.
-    """
-    window, at = _Window(size), 0
-    scene = {period: _Exposures(period, length) for period, length in lengths.items()}
+    frames: Iterable[Frames], lengths: Mapping[int, float], linear: bool
+) -> Iterator[_Scene]:
+    """The scenes of a video, each whole."""
+    scene = _Scene(lengths, linear)
     for frame in frames:
-        if not window.add(frame, linear):
+        if not scene.add(frame):
             yield scene
-            window, at = _Window(size), 0
-            scene = {period: _Exposures(period, length) for period, length in lengths.items()}
-            window.add(frame, linear)
-        for exposures in scene.values():
-            exposures.add(at, window, linear)
-        at += 1
+            scene = _Scene(lengths, linear)
+            scene.add(frame)
     yield scene
 
 

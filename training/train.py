@@ -77,6 +77,10 @@ class PairSource:
     reduce: tuple[int, ...] = (1,)
 
 
+# Settings of ordinary video. They came later, see ``Recipe.digest``.
+_OF_ORDINARY = frozenset(("periods", "shutter", "reduce", "most"))
+
+
 @dataclass(frozen=True)
 class VideoSource:
     """A sharp video, averaged by equation 1 of Kim et al. 2017.
@@ -138,7 +142,7 @@ class VideoSource:
                 raise ValueError(f"{name} must not be empty")
         if video.periods and "taus" in table:
             raise ValueError("taus or periods: a video has one of them")
-        if not video.periods and (unused := {"shutter", "reduce", "most"} & set(table)):
+        if not video.periods and (unused := (_OF_ORDINARY - {"periods"}) & set(table)):
             raise ValueError(f"{min(unused)} is for ordinary video, which has periods")
         return video
 
@@ -147,9 +151,6 @@ class VideoSource:
         """How ordinary video is averaged."""
         return Averaging(self.periods, self.shutter, self.reduce, self.most, self.linear)
 
-
-# Settings that came later, see ``Recipe.digest``.
-_OF_ORDINARY = frozenset(("periods", "shutter", "reduce", "most"))
 
 # Values that a run can have: a rate of more than 1, a share of 40 are slips of the pen.
 _RANGES = (

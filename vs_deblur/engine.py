@@ -111,31 +111,28 @@ def _completed(planes: list[Plane], fmt: PixelFormat) -> list[Plane]:
     their last row or column, as of a clip that is padded to an even size; by one sample of chroma
     more than that, which the filters that reduce chroma see.
     """
-    if fmt.subsampling == (0, 0):
+
+    def whole(length: int, reduction: int) -> int:
+        step = 1 << reduction
+        return length if length % step == 0 else round_up(length, step) + step
+
+    height, width = planes[0].shape
+    across, down = fmt.subsampling
+    size = whole(height, down), whole(width, across)
+    if size == (height, width):
         return planes
-    luma, chroma = planes[0], planes[1]
-    reductions = fmt.subsampling[::-1]  # rows, columns
-    more = [
-        int(chroma.shape[axis] << reduction != luma.shape[axis])
-        for axis, reduction in enumerate(reductions)
+    wanted = [fmt.plane_shape(*size, i) for i in range(len(planes))]
+    return [
+        np.pad(p, ((0, h - p.shape[0]), (0, w - p.shape[1])), mode="edge")
+        for p, (h, w) in zip(planes, wanted, strict=True)
     ]
-    if not any(more):
-        return planes
-    ends = [
-        (0, ((chroma.shape[axis] + 1 << reductions[axis]) - luma.shape[axis]) * more[axis])
-        for axis in (0, 1)
-    ]
-    padded = [np.pad(p, [(0, n) for n in more], mode="edge") for p in planes[1:]]
-    return [np.pad(luma, ends, mode="edge"), *padded]
 
 
 def _cropped(planes: list[Plane], size: tuple[int, int], fmt: PixelFormat) -> list[Plane]:
     """What :func:`_completed` added taken away."""
     if planes[0].shape == size:
         return planes
-    across, down = fmt.subsampling
-    (height, width), sizes = size, [size]
-    sizes += [(-(-height >> down), -(-width >> across))] * (len(planes) - 1)
+    sizes = [fmt.plane_shape(*size, i) for i in range(len(planes))]
     return [np.ascontiguousarray(p[:h, :w]) for p, (h, w) in zip(planes, sizes, strict=True)]
 
 
