@@ -8,6 +8,7 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -33,6 +34,7 @@ from vs_deblur.engine import Deblurrer
 from vs_deblur.errors import InputError, OutputError, Stopped, UsageError
 from vs_deblur.hosts.video import TimedFrame, VideoReader, open_video
 from vs_deblur.pipeline import deblur_frames
+from vs_deblur.scheduling import usual_priority
 from vs_deblur.wholeness import is_cut_off
 
 SETTINGS = ModelSettings(device="cpu", precision="fp32", segment=6, warmup=2)
@@ -305,14 +307,43 @@ def test_no_encoder_takes_real_time_priority(idle: Deblurrer, tmp_path: Path) ->
     """SVT-AV1 does where root runs it; what ran beside it got no turn."""
     assert real_time_threads() == []
     source = Film(frames=3).write(tmp_path / "in.mkv")
-    seen: list[str] = []
-    run(
-        *(idle, source, tmp_path / "out.mkv", Wanted(codec="libsvtav1")),
-        chunk=1,
-        check=lambda: seen.extend(real_time_threads()),
-    )
+    looks, seen = 0, list[str]()
+
+    def look() -> None:
+        nonlocal looks
+        with usual_priority():  # never in the midst of an opening, which another thread does
+            looks += 1
+            seen.extend(real_time_threads())
+
+    run(*(idle, source, tmp_path / "out.mkv", Wanted(codec="libsvtav1")), chunk=1, check=look)
+    assert looks
     assert seen == []
     assert real_time_threads() == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may take it")
+def test_two_threads_that_open_encoders_leave_no_real_time_priority() -> None:
+    """The second does not take what the first is given for what was there before."""
+    taken, go_on = threading.Event(), threading.Event()
+    after: list[int] = []
+
+    def opens(wait: bool) -> None:
+        with usual_priority():
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+            taken.set()
+            if wait:
+                go_on.wait(10)
+        after.append(os.sched_getscheduler(0))
+
+    first, second = (threading.Thread(target=opens, args=(wait,)) for wait in (True, False))
+    first.start()
+    assert taken.wait(10)
+    second.start()
+    second.join(0.2)  # time in which it would go through, were it let in
+    go_on.set()
+    first.join(10)
+    second.join(10)
+    assert after == [os.SCHED_OTHER] * 2
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may take it")
