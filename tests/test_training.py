@@ -546,7 +546,7 @@ def test_what_belongs_to_a_checkpoint_is_there_before_it(
     assert again.step == 0
     again.run([])
     with (tmp_path / "run" / "log.csv").open(newline="") as file:
-        assert {int(row["step"]) for row in csv.DictReader(file)} == {2, 4}
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [0, 2, 2, 4]
     last, _ = read_tensors(tmp_path / "run" / "strcnn_dtb_lite.safetensors")
     kept, _ = read_tensors(weights_at(tmp_path / "run", 4))
     assert all(torch.equal(last[k], kept[k]) for k in last)
@@ -654,8 +654,11 @@ def test_a_run_learns_logs_and_writes_weights(photos: list[Path], tmp_path: Path
     assert validation_gain(trainer.network, moving(6)) > 0.2
     with (tmp_path / "run" / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(r["step"]) for r in rows] == [60, 120]
-    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert [int(r["step"]) for r in rows] == [0, 60, 120]
+    first, early, last = rows
+    assert float(first["moving/0"]) == pytest.approx(before, abs=1e-6)
+    assert math.isnan(float(first["loss"]))
+    assert float(last["loss"]) < float(early["loss"])
     assert 0 <= float(rows[-1]["dead"]) < 0.3
     state, metadata = read_tensors(tmp_path / "run" / "strcnn_dtb_lite.safetensors")
     assert from_state(state, metadata).config == trainer.network.config
@@ -762,8 +765,13 @@ def test_dead_units_are_counted() -> None:
 def test_contact_sheet(photos: list[Path], tmp_path: Path) -> None:
     contact_sheet(sampler_for(photos, tmp_path / "c"), tmp_path / "s.png", count=3, frames=2)
     with Image.open(tmp_path / "s.png") as picture:
-        assert picture.size == (4 * 32, 3 * 32)
-        assert np.asarray(picture).std() > 5
+        assert picture.width == 4 * 32
+        header = picture.height - 3 * 32
+        assert header > 0
+        left, right = np.split(np.asarray(picture)[:header], 2, axis=1)
+        assert left.min() < 100 < left.max() == 255  # said above each half
+        assert right.min() < 100 < right.max() == 255
+        assert np.asarray(picture)[header:].std() > 5
 
 
 def write_video(path: Path, frames: list[NDArray[np.uint8]]) -> None:
@@ -1120,7 +1128,7 @@ def test_a_log_with_other_columns_is_kept(photos: list[Path], tmp_path: Path) ->
     trainer = Trainer(longer, sampler, tmp_path / "run", "cpu", allow_changes=True)
     trainer.run([moving(4)])
     with (tmp_path / "run" / "log-8.csv").open() as file:
-        assert [r["step"] for r in csv.DictReader(file)] == ["4", "8"]
+        assert [r["step"] for r in csv.DictReader(file)] == ["0", "4", "8"]
     with (tmp_path / "run" / "log.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["step"] == "12"
@@ -1347,7 +1355,7 @@ def test_a_run_by_its_commands(small_recipe: Path, tmp_path: Path) -> None:
     code, output = said("sheet", small_recipe, *where, "--count", 2, "-o", sheet)
     assert (code, output) == (0, f"{sheet}: blurred frames left, sharp ones right\n")
     with Image.open(sheet) as picture:
-        assert picture.size == (2 * 2 * 32, 2 * 32)
+        assert picture.size == (2 * 2 * 32, 2 * 32 + 17)
     finished = f"finished: {tmp_path / 'run' / 'strcnn_dtb_lite.safetensors'}"
     code, output = said("train", small_recipe, *where)
     first, *rows, last = output.splitlines()
@@ -1355,7 +1363,7 @@ def test_a_run_by_its_commands(small_recipe: Path, tmp_path: Path) -> None:
     assert first.startswith(
         "strcnn_dtb_lite on cpu: 4 steps of 1 samples, from 0 real sequences and 3"
     )
-    assert [row.split()[1] for row in rows] == ["2", "4"]
+    assert [row.split()[1] for row in rows] == ["0", "2", "4"]
     code, output = said("train", small_recipe, *where)
     on = f"{tmp_path / 'run'} goes on from step 4 of 4"
     assert (code, output.splitlines()[1:]) == (0, [on, finished])

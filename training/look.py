@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from training.data import Sampler
 from vs_deblur.errors import InputError, reason
@@ -16,9 +16,13 @@ from vs_deblur.errors import InputError, reason
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_HEADER = 17  # height of the line that says what the columns are, pixels
+
 
 def contact_sheet(sampler: Sampler, path: Path, count: int = 12, frames: int = 3) -> None:
     """Write samples as rows of a picture: consecutive blurred frames, then the sharp ones.
+
+    A line above says which are which.
 
     Args:
         sampler: where samples come from.
@@ -36,7 +40,13 @@ def contact_sheet(sampler: Sampler, path: Path, count: int = 12, frames: int = 3
         for blurred, sharp in zip(middle, batch.sharp, strict=True):
             x = np.concatenate([*blurred.numpy(), *sharp.numpy()], axis=2)  # (3, S, 2 * frames * S)
             rows.append((x.transpose(1, 2, 0) * 255).round().astype(np.uint8))
-    Image.fromarray(np.concatenate(rows[:count])).save(path)
+    pictures = Image.fromarray(np.concatenate(rows[:count]))
+    page = Image.new("RGB", (pictures.width, pictures.height + _HEADER), (255, 255, 255))
+    page.paste(pictures, (0, _HEADER))
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    for left, label in ((0, "blurred"), (pictures.width // 2, "sharp")):
+        draw.text((left + 2, 1), label, (20, 20, 20), font)
+    page.save(path)
 
 
 def _read(log: Path) -> list[dict[str, float]]:

@@ -932,8 +932,14 @@ class Trainer:
         return row
 
     def run(self, validation: list[PairSequence]) -> None:
-        """Train to the end of the recipe, with a row in log.csv at every validation."""
+        """Train to the end of the recipe, with a row in log.csv at every validation.
+
+        The first row, of step 0, is of what the run begins with: it has no figures of training.
+        """
         recipe = self.recipe
+        if self.step == 0 and self.rank == 0 and not (self.folder / "log.csv").exists():
+            untrained = dict.fromkeys(("loss", "train_gain", "gradient"), math.nan)
+            self._log({"step": 0, "rate": self.rate, **untrained, **self.validate(validation)})
         total = torch.zeros(5)  # of loss, gain and norm; steps that count, and all
         while self.step < recipe.steps:
             figures = torch.tensor([*self.train_step(), 1.0, 1.0])
@@ -978,4 +984,5 @@ class Trainer:
             if new:
                 writer.writeheader()
             writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
-        print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+        known = {k: v for k, v in row.items() if not math.isnan(v)}
+        print("  ".join(f"{k} {v:.4g}" for k, v in known.items()), flush=True)
