@@ -26,6 +26,7 @@ from training.batched import (
     _seen,
     _view,
     jpeg,
+    jpeg_on_host,
     particle_paths,
     reduce_by_matrices,
     reduce_on_host,
@@ -225,7 +226,8 @@ def test_shorter_paths_beside_longer_ones() -> None:
 def test_both_ways_to_reduce(count: int, size: int) -> None:
     numbers = torch.Generator().manual_seed(count)
     square = torch.randint(0, 256, (1, 3, count, count), dtype=torch.uint8, generator=numbers)
-    by_pillow, by_matrices = reduce_on_host(square, size), reduce_by_matrices(square, size)
+    image = Image.fromarray(square[0].permute(1, 2, 0).numpy())
+    by_pillow, by_matrices = reduce_on_host(image, size), reduce_by_matrices(square, size)
     difference = (by_pillow.int() - by_matrices.int()).abs()
     assert difference.max() <= 1
     assert difference.float().mean() < 0.01
@@ -251,6 +253,8 @@ def test_jpeg_is_what_libjpeg_makes_of_it(quality: int, size: tuple[int, int]) -
         loss = rms(theirs - pixels)
         assert rms(found.permute(1, 2, 0).numpy() - theirs) < 0.2 * loss + 1.0
         assert rms(found.permute(1, 2, 0).numpy() - pixels) == pytest.approx(loss, rel=0.1)
+        on_host = jpeg_on_host(picture[None], quality)[0].permute(1, 2, 0).numpy()
+        assert np.array_equal(on_host, theirs)
 
 
 def rms(x: NDArray[Any]) -> float:

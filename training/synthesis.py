@@ -224,7 +224,8 @@ def _noise(rng: np.random.Generator, x: Tensor, sigma: float, shot: float) -> Te
     return x + normal * torch.sqrt(sigma**2 + shot * x.clamp(0, 1))
 
 
-def _compress(x: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+def compress(x: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """What JPEG with 4:2:0 (libjpeg, quality 1..100) leaves of a picture, (H, W, 3)."""
     buffer = io.BytesIO()
     Image.fromarray(x).save(buffer, "JPEG", quality=quality, subsampling=2)
     return np.asarray(Image.open(buffer).convert("RGB"))
@@ -302,5 +303,5 @@ def make_sequence(
         quality = int(rng.integers(60, 98))
         out = out.copy()
         for n in range(frames):
-            out[0, n] = _compress(out[0, n], quality)
+            out[0, n] = compress(out[0, n], quality)
     return np.ascontiguousarray(out)
