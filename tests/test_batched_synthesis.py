@@ -31,7 +31,15 @@ from training.batched import (
     reduce_by_matrices,
     reduce_on_host,
 )
-from training.synthesis import SynthesisConfig, affine, make_sequence, particle_path
+from training.data import PairSequence
+from training.response import responses
+from training.synthesis import (
+    SynthesisConfig,
+    affine,
+    make_sequence,
+    particle_path,
+    power_mean,
+)
 
 CPU = torch.device("cpu")
 NAMES = (
@@ -89,11 +97,15 @@ def figures(sequence: NDArray[np.uint8]) -> list[float]:
     ]
 
 
-def test_the_same_distribution(photos: list[Path]) -> None:
+STEEP = replace(CONFIG, linear_share=1.0, steep_share=1.0)
+
+
+@pytest.mark.parametrize("config", [CONFIG, STEEP], ids=["usual", "steep response"])
+def test_the_same_distribution(photos: list[Path], config: SynthesisConfig) -> None:
     """Kolmogorov and Smirnov tell the two apart in no figure (seeds are fixed)."""
     count = 240
-    reference = [figures(make_sequence(CONFIG, photos, 1, i)) for i in range(count)]
-    synthesiser = Synthesiser(CONFIG, photos, CPU, 1)
+    reference = [figures(make_sequence(config, photos, 1, i)) for i in range(count)]
+    synthesiser = Synthesiser(config, photos, CPU, 1)
     ours = [figures(s) for i in range(count // 24) for s in synthesiser.batch(i, 24).numpy()]
     for i, name in enumerate(NAMES):
         chance = ks_2samp([f[i] for f in reference], [f[i] for f in ours]).pvalue
@@ -107,6 +119,7 @@ def test_the_same_distribution(photos: list[Path]) -> None:
         ({"linear_share": 0.0}, "change of brightness"),
         ({"compression_share": 0.0}, "colour"),
         ({"saturation_share": 0.9}, "change of brightness"),
+        ({"steep_share": 1.0}, "change of brightness"),
     ],
     ids=lambda x: x if isinstance(x, str) else next(iter(x)),
 )
@@ -118,6 +131,51 @@ def test_it_would_tell_another_distribution(
     which = NAMES.index(told_by)
     found = [[figures(q)[which] for i in range(10) for q in s.batch(i, 24).numpy()] for s in both]
     assert ks_2samp(*found).pvalue < 0.01
+
+
+def test_a_steeper_response_brightens_what_moves() -> None:
+    """The mean in a power is nearer to the largest; a highlight counts as white."""
+    light = torch.tensor([[0.0, 0.2, 0.7], [0.5, 0.5, 0.5], [0.0, 0.0, 2.0]])
+    expected = [(0.2**3 + 0.7**3) / 3, 0.5**3, 1 / 3]
+    found = power_mean(light, 3.0, 1)
+    assert found.tolist() == pytest.approx([x ** (1 / 3) for x in expected])
+    assert torch.allclose(power_mean(light, 1.0, 1), light.clamp(max=1).mean(1))
+    assert light.max() == 2.0  # what is given stays
+
+
+@pytest.mark.parametrize("name", ["encoded values", "light^1", "light^2.5"])
+def test_the_response_of_real_pairs_is_found(name: str, photos: list[Path]) -> None:
+    """Of blur that was averaged so, that mean is kept."""
+    pictures = [np.asarray(Image.open(p)).astype(np.float64) / 255 for p in photos]
+    power = float(name[6:]) if name.startswith("light") else None
+    blurred: list[NDArray[np.uint8]] = []
+    sharp: list[NDArray[np.uint8]] = []
+    for picture in pictures:
+        light = picture if power is None else linear(picture) ** power
+        mean = np.mean([np.roll(light, i - 4, axis=1) for i in range(9)], axis=0)
+        mean = mean if power is None else encoded(mean ** (1 / power))
+        for x, into in ((mean, blurred), (picture, sharp)):
+            into.append((x * 255).round().astype(np.uint8))
+    found = list(responses([PairSequence("moved/0", np.stack(blurred), np.stack(sharp))]))
+    best = min(found, key=lambda r: r.rms)
+    assert best.name == name
+    assert abs(best.bias) < 0.5
+    steeper = [r.bias for r in found]
+    assert steeper == sorted(steeper, reverse=True)
+
+
+def linear(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+
+
+def encoded(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(x <= 0.0031308, x * 12.92, 1.055 * x ** (1 / 2.4) - 0.055)
+
+
+def test_what_does_not_move_is_not_brightened(photos: list[Path]) -> None:
+    still = replace(STEEP, still_share=1.0, noise=0.0, compression_share=0.0, saturation_share=0.0)
+    for blurred, sharp in Synthesiser(still, photos, CPU, 1).batch(0, 4).int():
+        assert (blurred - sharp).abs().max() <= 1
 
 
 def test_the_same_noise(photos: list[Path]) -> None:

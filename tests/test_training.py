@@ -422,11 +422,15 @@ def test_other_material_is_another_cache_and_another_run(
         for change in (
             {"seed": 12},
             {"synthesis": replace(SMALL, max_speed=5.0)},
+            {"synthesis": replace(SMALL, steep_share=0.5)},
+            {"synthesis": replace(SMALL, steep_share=0.5, steepest=2.0)},
             {"photos": photos[:2]},
         )
     ]
-    assert len({s.cache for s in (one, *others)}) == 4
-    assert len({s.digest for s in (one, *others)}) == 4
+    assert len({s.cache for s in (one, *others)}) == 6
+    assert len({s.digest for s in (one, *others)}) == 6
+    unused = sampler_for(photos, tmp_path / "cache", synthesis=replace(SMALL, steepest=2.0))
+    assert unused.cache == one.cache
     shared = sampler_for(photos, tmp_path / "cache", seed=12, synthetic_seed=11)
     assert shared.cache == one.cache
     np.testing.assert_array_equal(shared.synthetic(2), one.synthetic(2))

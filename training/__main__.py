@@ -1,4 +1,4 @@
-"""``python -m training``: synthesise, look, train, adapt, compare, plot, publish, card."""
+"""``python -m training``: synthesise, look, train, adapt, compare, plot, publish and the like."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from training.card import refresh
 from training.data import load_pairs, prepare
 from training.look import contact_sheet, plot
 from training.publish import finished, publish
+from training.response import responses
 from training.table import VARIANTS, as_markdown, table
 from training.train import Recipe, Trainer, make_sampler
 from vs_deblur.errors import DeblurError, DeviceError, OutOfMemoryError, OutputError, reason
@@ -200,6 +201,21 @@ def sheet(recipe: Path, data: Path, run: Path, count: int, output: Path) -> None
     sampler = make_sampler(Recipe.load(recipe), data, run / "sequences", say=click.echo)
     contact_sheet(sampler, output, count)
     click.echo(f"{output}: blurred frames left, sharp ones right")
+
+
+@main.command()
+@click.argument("pairs", type=FOLDER, nargs=-1, required=True)
+def response(pairs: tuple[Path, ...]) -> None:
+    """Show what the camera of real pairs averaged: encoded values, light, or a power of it.
+
+    For each, by how many code values (0..255) blocks of blurred frames are brighter than those of
+    sharp ones, and how far apart they are (rms). The least of the latter is the one to synthesise:
+    linear_share, steep_share and steepest in a recipe's [synthesis].
+    """
+    found = [sequence for folder in pairs for sequence in load_pairs(folder)]
+    click.echo("averaged         brighter  apart")
+    for tried in responses(found):
+        click.echo(f"{tried.name:<15}  {tried.bias:+8.2f}  {tried.rms:5.2f}")
 
 
 @main.command("table")

@@ -30,6 +30,7 @@ from training.synthesis import (
     SynthesisConfig,
     affine,
     compress,
+    power_mean,
     read_photograph,
     to_encoded,
     to_linear,
@@ -55,6 +56,7 @@ class _Plan:
         camera, layers: sampling matrices, (exposures * points, 2, 3) each.
         is_linear: averaged in linear light.
         boost: factor on highlights.
+        power: of the light that is averaged.
     """
 
     number: int
@@ -65,6 +67,7 @@ class _Plan:
     layers: tuple[NDArray[np.float32], ...]
     is_linear: bool
     boost: float
+    power: float
 
     @property
     def group(self) -> tuple[int, int, int]:
@@ -223,6 +226,10 @@ class Synthesiser:
         linear = rng.random(count) < config.linear_share
         boosted = rng.random(count) < config.saturation_share
         boost = np.where(boosted, rng.uniform(1.3, 2.5, count), 1.0)
+        power = np.ones(count)
+        if config.steep_share:
+            steep = linear & (rng.random(count) < config.steep_share)
+            power[steep] = rng.uniform(1.0, config.steepest, count)[steep]
         layers = np.where(still, 0, rng.integers(config.layers + 1, size=count))
         steps = period * (config.frames - 1) + tau
         paths = particle_paths(rng, np.repeat(steps, config.layers + 1), 4)
@@ -256,6 +263,7 @@ class Synthesiser:
                 layers=tuple(moved),
                 is_linear=bool(linear[i]),
                 boost=float(boost[i]),
+                power=float(power[i]),
             )
 
     def _patches(
@@ -370,7 +378,11 @@ class Synthesiser:
                     under[who] = torch.lerp(under[who], layer[:, :3], layer[:, 3:])
             stack = stack.unflatten(2, (span, points))  # type: ignore[no-untyped-call]
             # The highlights clip in the camera: after the average, not before it.
-            pair = torch.stack((stack.mean(3), stack[:, :, :, points // 2]), 1).clamp_(0, 1)
+            mean = stack.mean(3)
+            for number, plan in enumerate(group):
+                if plan.power != 1.0:
+                    mean[number] = power_mean(stack[number], plan.power, 2)
+            pair = torch.stack((mean, stack[:, :, :, points // 2]), 1).clamp_(0, 1)
             for i in np.flatnonzero(linear):
                 pair[i] = to_encoded(pair[i])
             pair = pair.transpose(2, 3)

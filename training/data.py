@@ -270,7 +270,9 @@ class Sampler:
                 raise InputError(f"{width}x{height} is less than a patch of {size}", sequence.name)
         self.synthetic_seed = seed if synthetic_seed is None else synthetic_seed
         made_of = [(p.name, p.stat().st_size) for p in self.photos]
-        how = (SYNTHESIS_VERSION, self.synthetic_seed, synthesis, made_of)
+        how: tuple[object, ...] = (SYNTHESIS_VERSION, self.synthetic_seed, synthesis, made_of)
+        if synthesis.steep_share:
+            how = (*how, synthesis.steep_share, synthesis.steepest)
         key = hashlib.sha256(repr(how).encode()).hexdigest()
         # Another seed, other settings or photographs: other sequences.
         self.cache = cache / key[:12]

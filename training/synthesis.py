@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -56,6 +56,11 @@ class SynthesisConfig:
         saturation_share: share with highlights pushed over white before the average.
         compression_share: share compressed as JPEG (4:2:0) after the average.
         min_sharpness: smallest variance of the Laplacian (0..255 values) of the patch.
+        steep_share: share of those in linear light that are averaged in a power of it, each
+            sub-frame clipped: video of a camera whose response is steeper than the sRGB curve
+            (Grossberg and Nayar, "What is the space of camera response functions?", 2003), as that
+            of REDS is.
+        steepest: largest such power, drawn uniformly from 1 on.
     """
 
     size: int = 160
@@ -71,6 +76,9 @@ class SynthesisConfig:
     saturation_share: float = 0.15
     compression_share: float = 0.3
     min_sharpness: float = 100.0
+    # These came later: kept sequences that do not use them are found by what is shown.
+    steep_share: float = field(default=0.0, repr=False)
+    steepest: float = field(default=3.0, repr=False)
 
     def __post_init__(self) -> None:
         if not self.taus or any(tau < 1 or tau % 2 == 0 for tau in self.taus):
@@ -79,9 +87,11 @@ class SynthesisConfig:
             raise ValueError("sequences must have frames, layers, and a size that is even")
         if not 0 < self.min_speed <= self.max_speed:
             raise ValueError("speeds must be positive, min_speed at most max_speed")
-        for name in ("linear", "still", "frozen", "saturation", "compression"):
+        for name in ("linear", "still", "frozen", "saturation", "compression", "steep"):
             if not 0 <= getattr(self, f"{name}_share") <= 1:
                 raise ValueError(f"{name}_share must be 0 to 1")
+        if not 1 <= self.steepest <= 4:
+            raise ValueError("steepest must be 1 to 4")
 
 
 def to_linear(x: Tensor) -> Tensor:
@@ -93,6 +103,11 @@ def to_encoded(x: Tensor) -> Tensor:
     """Linear light 0..1 to sRGB-encoded 0..1."""
     bright = x.clamp(min=1e-8).pow_(1 / 2.4).mul_(1.055).sub_(0.055)
     return torch.where(x <= 0.0031308, x * 12.92, bright)
+
+
+def power_mean(light: Tensor, power: float, axis: int) -> Tensor:
+    """The mean over an axis in a power of the light, which clips at 1 before it."""
+    return light.clamp(0, 1).pow_(power).mean(axis).pow_(1 / power)
 
 
 def particle_path(rng: np.random.Generator, steps: int, dimensions: int) -> FloatArray:
@@ -263,6 +278,10 @@ def make_sequence(
         p = to_linear(p) if linear else p
         return torch.where(p > 0.75, p * boost, p) if boost > 1 else p
 
+    power = 1.0
+    if linear and config.steep_share and rng.random() < config.steep_share:
+        power = rng.uniform(1.0, config.steepest)
+
     scale = speed / period
     camera = affine(particle_path(rng, steps, 4) * scale, size, rng)
     background = to_light(picture)
@@ -290,7 +309,8 @@ def make_sequence(
             layer = _warp(torch.cat((texture, mask)), matrices[window], size)
             stack = stack + layer[:, 3:] * (layer[:, :3] - stack)
         # The highlights clip in the camera: after the average, not before it.
-        pair = torch.stack((stack.mean(0), stack[len(stack) // 2])).clamp(0, 1)
+        mean = stack.mean(0) if power == 1.0 else power_mean(stack, power, 0)
+        pair = torch.stack((mean, stack[len(stack) // 2])).clamp(0, 1)
         pair = to_encoded(pair) if linear else pair
         blurred.append(pair[0])
         sharp.append(pair[1])
