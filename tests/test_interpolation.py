@@ -73,7 +73,7 @@ def test_an_exposure_is_the_mean_of_what_was_seen(slow: list[Picture]) -> None:
     """Of three frames an exposure that is nearly as long as all that was filmed."""
     frames = [slow[0], slow[4], slow[8]]
     intervals = [Interval.between(*pair) for pair in pairwise(frames)]
-    found = exposure([light(f) for f in frames], intervals, 1, 1.75)
+    found = exposure([light(f) for f in frames], intervals, 1, 1.75)[0]
     truth = torch.stack([light(f) for f in slow[1:8]]).mean(0)  # seven of four a frame
     ghosts = torch.stack([light(f) for f in frames]).mean(0)
     assert decibels(found, truth) > 45
@@ -120,7 +120,7 @@ def test_fast_motion_is_seen_at_many_points() -> None:
         frame = torch.zeros(3, 16, 64)
         frame[:, :, x - 1 : x + 2] = 1.0
         frames.append(frame)
-    found = exposure(frames, [Interval(flow, -flow)] * 2, 1, 2.0)[0, 8, 14:31]
+    found = exposure(frames, [Interval(flow, -flow)] * 2, 1, 2.0)[0, 0, 8, 14:31]
     assert float(found.max() - found.min()) < 0.25 * float(found.mean())
 
 
@@ -204,6 +204,22 @@ def test_light_is_averaged_as_asked(tmp_path: Path) -> None:
         assert decibels(light(pair.blurred[0]), mean(not linear)) < 40
 
 
+def test_averages_in_powers_of_light(tmp_path: Path) -> None:
+    """A sequence for each, of the same frames; the usual one is as it is alone."""
+    frames = moving(17)
+    write_video(tmp_path / "film.mkv", frames[::4])
+    how = Averaging((1,), (1.0, 1.0), powers=(1.0, 2.5))
+    usual, steep = load_video(tmp_path / "film.mkv", how, tmp_path / "kept")
+    assert (usual.name, steep.name) == ("film/0-1", "film/0-1^2.5")
+    (alone,) = load_video(tmp_path / "film.mkv", replace(how, powers=(1.0,)), tmp_path / "kept")
+    np.testing.assert_array_equal(usual.blurred, alone.blurred)
+    np.testing.assert_array_equal(steep.sharp, usual.sharp)
+    seen = [to_linear(light(f)) ** 2.5 for f in frames[2:7]]
+    whole = (0.5 * seen[0] + seen[1] + seen[2] + seen[3] + 0.5 * seen[4]) / 4
+    assert decibels(light(steep.blurred[0]), to_encoded(whole ** (1 / 2.5))) > 45
+    assert decibels(light(usual.blurred[0]), to_encoded(whole ** (1 / 2.5))) < 40
+
+
 def test_videos_that_give_no_pairs(slow: list[Picture], tmp_path: Path) -> None:
     path = tmp_path / "film.mkv"
     write_video(path, slow[:3])
@@ -237,7 +253,7 @@ def test_exposures_of_a_video_with_a_cut(tmp_path: Path) -> None:
             assert len(pair) == len(middles)
             for blurred, sharp, middle in zip(pair.blurred, pair.sharp, middles, strict=True):
                 np.testing.assert_array_equal(sharp, scene[middle])
-                whole = exposure([light(f) for f in scene], intervals, middle, length)
+                whole = exposure([light(f) for f in scene], intervals, middle, length)[0]
                 assert (light(blurred) - whole).abs().max() <= 0.51 / 255
 
 
@@ -294,6 +310,9 @@ def test_a_recipe_with_videos(slow: list[Picture], tmp_path: Path) -> None:
         ("reduce = 2.0", "reduce must be whole and at least 1, not 2.0"),
         ("reduce = [2]", "reduce of a video must be one value"),
         ("most = 1.5", "most must be whole and at least 0, not 1.5"),
+        ("powers = [0.5]", "powers must be 1 to 4, not 0.5"),
+        ("powers = 2.5", "powers of a video must be a list"),
+        ("powers = []", "powers must not be empty"),
         ('linear = "no"', "linear must be true or false, not 'no'"),
         ("weight = 0.0", "weight of a video must be a number above 0, not 0.0"),
         ("weight = inf", "weight of a video must be a number above 0, not inf"),

@@ -16,7 +16,7 @@ import math
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -99,30 +99,42 @@ def sub_frame(first: Tensor, second: Tensor, interval: Interval, time: float) ->
 
 
 def exposure(
-    frames: Sequence[Tensor], intervals: Sequence[Interval], middle: int, length: float
+    frames: Sequence[Tensor],
+    intervals: Sequence[Interval],
+    middle: int,
+    length: float,
+    powers: Sequence[float] = (1.0,),
 ) -> Tensor:
-    """The mean of an exposure, (3, H, W).
+    """The mean of an exposure, in each power of the light that is averaged, (powers, 3, H, W).
 
     Args:
         frames: (3, H, W) each, in the light that is averaged.
         intervals: the flow after each frame but the last.
         middle: the frame in the middle of the exposure.
         length: of the exposure, frames; at most twice the distance to the nearer end.
+        powers: of a camera whose response is steeper, see ``steep_share`` in
+            :class:`training.synthesis.SynthesisConfig`.
     """
     reach = math.ceil(length / 2)
     fastest = max(interval.speed for interval in intervals[middle - reach : middle + reach])
     half = math.ceil((length * fastest / _SPACING - 1) / 2)
     points = 2 * min(max(half, 3), _MOST_POINTS // 2) + 1  # odd: the middle one is the sharp frame
-    total = torch.zeros_like(frames[middle])
+    totals = torch.zeros((len(powers), *frames[middle].shape))
     for i in range(points):
         at = middle + length * ((i + 0.5) / points - 0.5)
         before = math.floor(at + 1e-9)
         part = at - before
         if part < 1e-6:
-            total += frames[before]
+            seen = frames[before]
         else:
-            total += sub_frame(frames[before], frames[before + 1], intervals[before], part)
-    return total / points
+            seen = sub_frame(frames[before], frames[before + 1], intervals[before], part)
+        for total, power in zip(totals, powers, strict=True):
+            total += seen if power == 1.0 else seen**power
+    means = totals / points
+    for mean, power in zip(means, powers, strict=True):
+        if power != 1.0:
+            mean.pow_(1 / power)
+    return means
 
 
 def is_cut(first: Frames, second: Frames, interval: Interval) -> bool:
@@ -138,21 +150,23 @@ class _Scene:
 
     Args:
         lengths: of exposures, frames, by period.
-        linear: average in linear light.
+        how: what is averaged.
 
     Attributes:
-        pairs: blurred and sharp frames so far, (H, W, 3) uint8 each, by period.
+        pairs: blurred and sharp frames so far, (H, W, 3) uint8 each, by period and power.
     """
 
-    def __init__(self, lengths: Mapping[int, float], linear: bool) -> None:
-        self._lengths, self._linear = lengths, linear
+    def __init__(self, lengths: Mapping[int, float], how: Averaging) -> None:
+        self._lengths, self._linear, self._powers = lengths, how.linear, how.powers
         self._count = 0
         size = 2 * max(math.ceil(length / 2) for length in lengths.values()) + 1
         # The last frames, their light, and the flow after each but the last.
         self._frames: deque[Frames] = deque(maxlen=size)
         self._light: deque[Tensor] = deque(maxlen=size)
         self._intervals: deque[Interval] = deque(maxlen=size - 1)
-        self.pairs: dict[int, list[tuple[Frames, Frames]]] = {period: [] for period in lengths}
+        self.pairs: dict[tuple[int, float], list[tuple[Frames, Frames]]] = {
+            (period, power): [] for period in lengths for power in how.powers
+        }
 
     def add(self, frame: Frames) -> bool:
         """Take the next frame; False if it shows another scene, and was not taken."""
@@ -169,17 +183,17 @@ class _Scene:
             reach = math.ceil(length / 2)
             since = self._count - 1 - 2 * reach  # frames since the first exposure was whole
             if since >= 0 and since % period == 0:
-                self.pairs[period].append(self._exposed(length, reach))
+                for power, blurred in zip(self._powers, self._exposed(length, reach), strict=True):
+                    self.pairs[period, power].append((blurred, self._frames[-1 - reach]))
         return True
 
-    def _exposed(self, length: float, reach: int) -> tuple[Frames, Frames]:
-        """The exposure that the last frame ends, and the frame in its middle."""
+    def _exposed(self, length: float, reach: int) -> list[Frames]:
+        """The exposure that the last frame ends, for each power."""
         first = len(self._frames) - 1 - 2 * reach
         light, intervals = list(self._light)[first:], list(self._intervals)[first:]
-        mean = exposure(light, intervals, reach, length)
-        encoded = (to_encoded(mean) if self._linear else mean).clamp(0, 1) * 255
-        blurred = encoded.round().to(torch.uint8).permute(1, 2, 0).numpy()
-        return blurred, self._frames[-1 - reach]
+        means = exposure(light, intervals, reach, length, self._powers)
+        encoded = (to_encoded(means) if self._linear else means).clamp(0, 1) * 255
+        return list(encoded.round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
 
 
 @dataclass(frozen=True)
@@ -193,6 +207,7 @@ class Averaging:
         reduce: whole factor by which frames are reduced first (box filter).
         most: frames to read; 0: all.
         linear: average in linear light (sRGB curve) instead of the encoded values.
+        powers: of what is averaged; sequences for each.
     """
 
     periods: tuple[int, ...]
@@ -200,6 +215,8 @@ class Averaging:
     reduce: int = 1
     most: int = 0
     linear: bool = True
+    # It came later: kept sequences that do not use it are found by what is shown.
+    powers: tuple[float, ...] = field(default=(1.0,), repr=False)
 
     def length(self, video: str, period: int) -> float:
         """Of the exposures of a period, frames."""
@@ -223,8 +240,8 @@ def load_video(
         say: is told that it begins, and every hundred frames.
 
     Returns:
-        a sequence "STEM/SCENE-PERIOD" for each scene of two exposures and each period, its frames
-        mapped from the disk.
+        a sequence "STEM/SCENE-PERIOD" for each scene of two exposures and each period (and
+        "STEM/SCENE-PERIOD^POWER" for powers but 1), its frames mapped from the disk.
 
     Raises:
         InputError: the video cannot be read, its frames change their size or are too small, or it
@@ -236,7 +253,10 @@ def load_video(
             content = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"the video cannot be read: {reason(error)}", str(path)) from error
-    key = repr((INTERPOLATION_VERSION, path.name, content, how))
+    made_by: tuple[object, ...] = (INTERPOLATION_VERSION, path.name, content, how)
+    if how.powers != (1.0,):
+        made_by = (*made_by, how.powers)
+    key = repr(made_by)
     done = cache / f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
     with _alone(done.with_name(f"{done.name}.lock")):
@@ -294,11 +314,12 @@ def _made(path: Path, how: Averaging, say: Callable[[str], object]) -> dict[str,
     """The sequences of a video by name, (2, T, H, W, 3) each."""
     made: dict[str, NDArray[np.uint8]] = {}
     lengths = {period: how.length(path.name, period) for period in how.periods}
-    for number, scene in enumerate(_scenes(_frames(path, how, say), lengths, how.linear)):
-        for period, pairs in scene.pairs.items():
+    for number, scene in enumerate(_scenes(_frames(path, how, say), lengths, how)):
+        for (period, power), pairs in scene.pairs.items():
             if len(pairs) >= 2:
                 blurred, sharp = zip(*pairs, strict=True)
-                made[f"{number}-{period}"] = np.stack((np.stack(blurred), np.stack(sharp)))
+                kind = f"{period}" if power == 1.0 else f"{period}^{power:g}"
+                made[f"{number}-{kind}"] = np.stack((np.stack(blurred), np.stack(sharp)))
     if not made:
         hint = "shorter periods, or more frames (most)"
         raise InputError("no scene of two exposures", str(path), hint)
@@ -306,14 +327,14 @@ def _made(path: Path, how: Averaging, say: Callable[[str], object]) -> dict[str,
 
 
 def _scenes(
-    frames: Iterable[Frames], lengths: Mapping[int, float], linear: bool
+    frames: Iterable[Frames], lengths: Mapping[int, float], how: Averaging
 ) -> Iterator[_Scene]:
     """The scenes of a video, each whole."""
-    scene = _Scene(lengths, linear)
+    scene = _Scene(lengths, how)
     for frame in frames:
         if not scene.add(frame):
             yield scene
-            scene = _Scene(lengths, linear)
+            scene = _Scene(lengths, how)
             scene.add(frame)
     yield scene
 

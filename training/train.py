@@ -77,8 +77,9 @@ class PairSource:
     reduce: tuple[int, ...] = (1,)
 
 
+_LISTS = ("taus", "periods", "shutter", "powers")
 # Settings of ordinary video. They came later, see ``Recipe.digest``.
-_OF_ORDINARY = frozenset(("periods", "shutter", "reduce", "most"))
+_OF_ORDINARY = frozenset(("periods", "shutter", "reduce", "most", "powers"))
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class VideoSource:
         taus: of high-speed video: frames of an exposure, a sequence for each.
         periods: of ordinary video, instead: its frames from one blurred frame to the next, a
             sequence for each; what lies between its frames is interpolated.
-        shutter, reduce, most: of ordinary video, see :class:`training.interpolation.Averaging`.
+        shutter, reduce, most, powers: of ordinary video, see
+            :class:`training.interpolation.Averaging`.
         linear: average in linear light instead of the encoded values.
         weight: how often it is drawn, all sequences together.
     """
@@ -101,6 +103,7 @@ class VideoSource:
     shutter: tuple[float, float] = (0.5, 1.0)
     reduce: int = 1
     most: int = 0
+    powers: tuple[float, ...] = (1.0,)
     linear: bool = True
     weight: float = 1.0
 
@@ -112,7 +115,7 @@ class VideoSource:
             ValueError, TypeError: by name.
         """
         for name, value in table.items():
-            if isinstance(value, list) is not (name in ("taus", "periods", "shutter")):
+            if isinstance(value, list) is not (name in _LISTS):
                 what = "a list: [...]" if not isinstance(value, list) else "one value"
                 raise TypeError(f"{name} of a video must be {what}")
         if not isinstance(table.get("file"), str):
@@ -132,12 +135,15 @@ class VideoSource:
         shares = [x for x in video.shutter if type(x) in (int, float)]
         if len(shares) != 2 or shares != sorted(shares) or not 0 < shares[0] <= shares[1] <= 1:
             raise ValueError("shutter must be two shares of a period, the smaller first")
+        for power in video.powers:
+            if type(power) not in (int, float) or not 1 <= power <= 4:
+                raise ValueError(f"powers must be 1 to 4, not {power!r}")
         weight = video.weight
         if type(weight) not in (int, float) or not 0 < weight < math.inf:
             raise ValueError(f"weight of a video must be a number above 0, not {weight!r}")
         if type(video.linear) is not bool:
             raise TypeError(f"linear must be true or false, not {video.linear!r}")
-        for name in ("taus", "periods"):
+        for name in ("taus", "periods", "powers"):
             if name in table and not table[name]:
                 raise ValueError(f"{name} must not be empty")
         if video.periods and "taus" in table:
@@ -149,7 +155,10 @@ class VideoSource:
     @property
     def averaging(self) -> Averaging:
         """How ordinary video is averaged."""
-        return Averaging(self.periods, self.shutter, self.reduce, self.most, self.linear)
+        return Averaging(
+            *(self.periods, self.shutter, self.reduce, self.most, self.linear),
+            powers=tuple(dict.fromkeys(map(float, self.powers))),
+        )
 
 
 # Values that a run can have: a rate of more than 1, a share of 40 are slips of the pen.
