@@ -97,7 +97,7 @@ def figures(sequence: NDArray[np.uint8]) -> list[float]:
     ]
 
 
-STEEP = replace(CONFIG, linear_share=1.0, steep_share=1.0)
+STEEP = replace(CONFIG, linear_share=1.0, powers=(1.0, 2.0, 3.0))
 
 
 @pytest.mark.parametrize("config", [CONFIG, STEEP], ids=["usual", "steep response"])
@@ -119,7 +119,7 @@ def test_the_same_distribution(photos: list[Path], config: SynthesisConfig) -> N
         ({"linear_share": 0.0}, "change of brightness"),
         ({"compression_share": 0.0}, "colour"),
         ({"saturation_share": 0.9}, "change of brightness"),
-        ({"steep_share": 1.0}, "change of brightness"),
+        ({"powers": (3.0,)}, "change of brightness"),
     ],
     ids=lambda x: x if isinstance(x, str) else next(iter(x)),
 )

@@ -31,7 +31,6 @@ from training.data import (
     load_high_speed,
     load_pairs,
     prepare,
-    relit,
     soften,
 )
 from training.look import contact_sheet, plot
@@ -253,38 +252,6 @@ def test_sharp_samples_go_in_as_they_must_come_out(photos: list[Path], tmp_path:
         assert torch.equal(sharp.draw(step, 3).blurred[:, 1:4], sharp.draw(step, 3).sharp)
 
 
-def test_other_light_is_the_same_blur() -> None:
-    """The mean of relit frames is the relit mean, in linear light; each colour has its factor."""
-    rng = np.random.default_rng(5)
-    frames = torch.from_numpy(rng.integers(20, 200, (2, 3, 8, 8, 3), dtype=np.uint8))
-    mean = to_encoded(to_linear(frames / 255.0).mean(1, keepdim=True)) * 255
-    pair = torch.cat((frames, mean.round().to(torch.uint8)), dim=1)
-    factors = set()
-    for seed in range(8):
-        found = relit(np.random.default_rng(seed), pair)
-        assert found.dtype == torch.uint8
-        light = to_linear(found / 255.0)
-        expected = to_encoded(light[:, :3].mean(1)) * 255
-        if (found == 255).any():
-            continue
-        assert (expected - found[:, 3]).abs().max() <= 1.5
-        each = (light.mean((0, 1, 2, 3)) / to_linear(pair / 255.0).mean((0, 1, 2, 3))).tolist()
-        assert all(0.2 < f < 1.7 for f in each)
-        assert len({round(f, 3) for f in each}) == 3
-        factors.add(round(each[0], 2))
-    assert len(factors) > 4
-
-
-def test_relit_samples_stay_pairs(photos: list[Path], tmp_path: Path) -> None:
-    settings = {"real_share": 1.0, "still_real_share": 0.0, "sharp_share": 1.0}
-    plain = sampler_for(photos, tmp_path, **settings)
-    other = sampler_for(photos, tmp_path, **settings, relit_share=1.0)
-    for step in range(3):
-        batch = other.draw(step, 3)
-        assert torch.equal(batch.blurred[:, 1:4], batch.sharp)
-        assert not torch.equal(batch.sharp, plain.draw(step, 3).sharp)
-
-
 def test_losses() -> None:
     a, b = torch.rand(2, 3, 3, 8, 8), torch.rand(2, 3, 3, 8, 8)
     mse = (a - b).square()
@@ -422,15 +389,13 @@ def test_other_material_is_another_cache_and_another_run(
         for change in (
             {"seed": 12},
             {"synthesis": replace(SMALL, max_speed=5.0)},
-            {"synthesis": replace(SMALL, steep_share=0.5)},
-            {"synthesis": replace(SMALL, steep_share=0.5, steepest=2.0)},
+            {"synthesis": replace(SMALL, powers=(2.0,))},
+            {"synthesis": replace(SMALL, powers=(1.0, 2.0))},
             {"photos": photos[:2]},
         )
     ]
     assert len({s.cache for s in (one, *others)}) == 6
     assert len({s.digest for s in (one, *others)}) == 6
-    unused = sampler_for(photos, tmp_path / "cache", synthesis=replace(SMALL, steepest=2.0))
-    assert unused.cache == one.cache
     shared = sampler_for(photos, tmp_path / "cache", seed=12, synthetic_seed=11)
     assert shared.cache == one.cache
     np.testing.assert_array_equal(shared.synthetic(2), one.synthetic(2))

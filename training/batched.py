@@ -227,9 +227,8 @@ class Synthesiser:
         boosted = rng.random(count) < config.saturation_share
         boost = np.where(boosted, rng.uniform(1.3, 2.5, count), 1.0)
         power = np.ones(count)
-        if config.steep_share:
-            steep = linear & (rng.random(count) < config.steep_share)
-            power[steep] = rng.uniform(1.0, config.steepest, count)[steep]
+        if config.powers != (1.0,):
+            power[linear] = rng.choice(config.powers, count)[linear]
         layers = np.where(still, 0, rng.integers(config.layers + 1, size=count))
         steps = period * (config.frames - 1) + tau
         paths = particle_paths(rng, np.repeat(steps, config.layers + 1), 4)

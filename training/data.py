@@ -185,29 +185,6 @@ def soften(pair: Tensor, sigma: float) -> Tensor:
     return planes.view(*pair.shape[:2], 3, *pair.shape[2:4]).permute(0, 1, 3, 4, 2)
 
 
-def relit(rng: np.random.Generator, pair: Tensor) -> Tensor:
-    """Frames as another exposure and another colour of light would have made them.
-
-    Light is added up linearly, and so is blur: sharp frames and those averaged in linear light
-    change by the same factor (0.3 to 1.2, each colour by a tenth more or less). White clips.
-
-    Args:
-        rng: what draws.
-        pair: (2, T, H, W, 3) uint8, sRGB-encoded.
-
-    Returns:
-        The same, relit.
-    """
-    exposure = np.exp(rng.uniform(np.log(0.3), np.log(1.2)))
-    levels = to_linear(torch.arange(256) / 255.0)
-    channels = []
-    for channel in pair.unbind(-1):
-        factor = float(exposure * np.exp(rng.normal(0, 0.1)))
-        curve = (to_encoded(levels * factor).clamp(0, 1) * 255).round().to(torch.uint8)
-        channels.append(curve.to(pair.device)[channel.int()])
-    return torch.stack(channels, dim=-1)
-
-
 class Sampler:
     """Draws the batch of any step: a pure function of (seed, step).
 
@@ -222,7 +199,6 @@ class Sampler:
         still_real_share: share of real samples in which one frame is repeated.
         sharp_share: share of real samples in which the sharp frames are also what goes in: footage
             without blur must stay as it is.
-        relit_share: share of real samples in other light, see :func:`relit`.
         softness: synthetic samples are softened, what goes in and what is sharp alike, by a
             Gaussian of a standard deviation between 0 and so many pixels: photographs that were
             reduced are crisper than what cameras film.
@@ -253,7 +229,6 @@ class Sampler:
         real_share: float,
         still_real_share: float,
         sharp_share: float = 0.0,
-        relit_share: float = 0.0,
         softness: float = 0.0,
         size: int,
         longest: int,
@@ -271,8 +246,8 @@ class Sampler:
         self.synthetic_seed = seed if synthetic_seed is None else synthetic_seed
         made_of = [(p.name, p.stat().st_size) for p in self.photos]
         how: tuple[object, ...] = (SYNTHESIS_VERSION, self.synthetic_seed, synthesis, made_of)
-        if synthesis.steep_share:
-            how = (*how, synthesis.steep_share, synthesis.steepest)
+        if synthesis.powers != (1.0,):
+            how = (*how, synthesis.powers)
         key = hashlib.sha256(repr(how).encode()).hexdigest()
         # Another seed, other settings or photographs: other sequences.
         self.cache = cache / key[:12]
@@ -280,7 +255,7 @@ class Sampler:
         self.weights = total / total.sum() if len(total) else total
         self.synthesis, self.count, self.real_share = synthesis, count, real_share
         self.still_real_share, self.sharp_share = still_real_share, sharp_share
-        self.relit_share, self.softness = relit_share, softness
+        self.softness = softness
         self.size, self.m, self.batch, self.seed = size, m, batch, seed
         self.device = torch.device("cpu") if live is None else live
         self._live: Synthesiser | None = None
@@ -351,8 +326,6 @@ class Sampler:
             )
         if self.softness and not is_real and (sigma := rng.uniform(0, self.softness)) > _CRISP:
             pair = soften(pair, float(sigma))
-        if self.relit_share and is_real and rng.random() < self.relit_share:
-            pair = relit(rng, pair)
         return _augment(rng, pair)
 
     def _is_real(self, rng: np.random.Generator) -> bool:

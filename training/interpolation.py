@@ -112,7 +112,7 @@ def exposure(
         intervals: the flow after each frame but the last.
         middle: the frame in the middle of the exposure.
         length: of the exposure, frames; at most twice the distance to the nearer end.
-        powers: of a camera whose response is steeper, see ``steep_share`` in
+        powers: of a camera whose response is steeper, see
             :class:`training.synthesis.SynthesisConfig`.
     """
     reach = math.ceil(length / 2)

@@ -56,11 +56,10 @@ class SynthesisConfig:
         saturation_share: share with highlights pushed over white before the average.
         compression_share: share compressed as JPEG (4:2:0) after the average.
         min_sharpness: smallest variance of the Laplacian (0..255 values) of the patch.
-        steep_share: share of those in linear light that are averaged in a power of it, each
-            sub-frame clipped: video of a camera whose response is steeper than the sRGB curve
-            (Grossberg and Nayar, "What is the space of camera response functions?", 2003), as that
-            of REDS is.
-        steepest: largest such power, drawn uniformly from 1 on.
+        powers: of linear light, of which one is drawn for each sequence that is averaged in it; for
+            powers but 1 each sub-frame clips. Video of a camera whose response is steeper than the
+            sRGB curve (Grossberg and Nayar, "What is the space of camera response functions?",
+            2003), as that of REDS is.
     """
 
     size: int = 160
@@ -76,9 +75,8 @@ class SynthesisConfig:
     saturation_share: float = 0.15
     compression_share: float = 0.3
     min_sharpness: float = 100.0
-    # These came later: kept sequences that do not use them are found by what is shown.
-    steep_share: float = field(default=0.0, repr=False)
-    steepest: float = field(default=3.0, repr=False)
+    # It came later: kept sequences that do not use it are found by what is shown.
+    powers: tuple[float, ...] = field(default=(1.0,), repr=False)
 
     def __post_init__(self) -> None:
         if not self.taus or any(tau < 1 or tau % 2 == 0 for tau in self.taus):
@@ -87,11 +85,11 @@ class SynthesisConfig:
             raise ValueError("sequences must have frames, layers, and a size that is even")
         if not 0 < self.min_speed <= self.max_speed:
             raise ValueError("speeds must be positive, min_speed at most max_speed")
-        for name in ("linear", "still", "frozen", "saturation", "compression", "steep"):
+        for name in ("linear", "still", "frozen", "saturation", "compression"):
             if not 0 <= getattr(self, f"{name}_share") <= 1:
                 raise ValueError(f"{name}_share must be 0 to 1")
-        if not 1 <= self.steepest <= 4:
-            raise ValueError("steepest must be 1 to 4")
+        if not self.powers or not all(1 <= power <= 4 for power in self.powers):
+            raise ValueError(f"powers must be 1 to 4, got {self.powers}")
 
 
 def to_linear(x: Tensor) -> Tensor:
@@ -279,8 +277,8 @@ def make_sequence(
         return torch.where(p > 0.75, p * boost, p) if boost > 1 else p
 
     power = 1.0
-    if linear and config.steep_share and rng.random() < config.steep_share:
-        power = rng.uniform(1.0, config.steepest)
+    if linear and config.powers != (1.0,):
+        power = float(rng.choice(config.powers))
 
     scale = speed / period
     camera = affine(particle_path(rng, steps, 4) * scale, size, rng)

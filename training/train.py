@@ -165,7 +165,7 @@ class VideoSource:
 _RANGES = (
     (("steps", "batch", "frames", "size", "validate_every", "decay_every"), 1, 10**9),
     (("early_frames", "burn_in", "synthetic_count", "hold_out", "warmup", "seed"), 0, 10**9),
-    (("real_share", "still_real_share", "sharp_share", "relit_share"), 0, 1),
+    (("real_share", "still_real_share", "sharp_share"), 0, 1),
     (("early_share", "average"), 0, 1),
     (("learning_rate", "final_learning_rate", "decay"), 0, 1),
     (("weight_decay", "adversarial", "clip", "softness"), 0, 1000),
@@ -193,7 +193,7 @@ class Recipe:
         clip: largest norm of the gradient; average: decay of the exponential moving average.
         precision: "bf16" (autocast) or "fp32"; seed: of every draw.
         validate_every: steps between measurements on validation pairs.
-        real_share, still_real_share, sharp_share, relit_share, softness: see
+        real_share, still_real_share, sharp_share, softness: see
             :class:`training.data.Sampler`.
         synthetic_count: different synthetic sequences; photos: folder they are made from.
         live: make synthetic sequences anew for every sample, on the training's device.
@@ -239,7 +239,6 @@ class Recipe:
     real_share: float = 0.35
     still_real_share: float = 0.1
     sharp_share: float = 0.0
-    relit_share: float = 0.0
     softness: float = 0.0
     synthetic_count: int = 2000
     live: bool = False
@@ -285,8 +284,8 @@ class Recipe:
         raw["videos"] = tuple(VideoSource.of(v) for v in raw.get("videos", ()))
         raw["validation"] = tuple(raw.get("validation", ()))
         synthesis = raw.get("synthesis", {})
-        if "taus" in synthesis:
-            synthesis["taus"] = tuple(synthesis["taus"])
+        for name in {"taus", "powers"} & set(synthesis):
+            synthesis[name] = tuple(synthesis[name])
         raw["synthesis"] = made(SynthesisConfig, synthesis)
         raw["same_scene"] = tuple(raw.get("same_scene", ()))
         if "outer" in raw:
@@ -510,7 +509,6 @@ def sampler_of(
         real_share=recipe.real_share,
         still_real_share=recipe.still_real_share,
         sharp_share=recipe.sharp_share,
-        relit_share=recipe.relit_share,
         softness=recipe.softness,
         size=recipe.size,
         longest=recipe.frames,
