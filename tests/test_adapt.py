@@ -123,6 +123,19 @@ def test_adapted_weights_gain_on_frames_that_were_held_out(
     assert output.read_bytes() == before
 
 
+def test_a_log_that_was_left_is_no_baseline(begun: Path, pairs: Path, tmp_path: Path) -> None:
+    """Of a run that ended before its first checkpoint, with other weights perhaps."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "log.csv").write_text("step,mine/000000\n0,9\n")
+    output = tmp_path / "mine.safetensors"
+    found = adapt(str(begun), pairs, run, output, steps=60, rate=5e-3, size=32)
+    assert found.step > 0
+    assert found.before["mine/000000"] == pytest.approx(0.0, abs=0.01)
+    assert output.exists()
+    assert (run / "log-0.csv").exists()
+
+
 def test_weights_that_gain_nothing_are_not_written(
     begun: Path, pairs: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from benchmarks import synthesis
 from training import batched
+from training.__main__ import main as training_main
 from training.batched import (
     Synthesiser,
     _into_square,
@@ -40,6 +41,7 @@ from training.synthesis import (
     particle_path,
     power_mean,
 )
+from vs_deblur.errors import InputError
 
 CPU = torch.device("cpu")
 NAMES = (
@@ -143,6 +145,18 @@ def test_a_steeper_response_brightens_what_moves() -> None:
     assert light.max() == 2.0  # what is given stays
 
 
+def test_the_way_of_a_gpu_has_the_same_distribution(
+    photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sequences moved together, all frames at once, JPEG by torch, in powers of light."""
+    config = replace(STEEP, compression_share=0.6)
+    here, there = (Synthesiser(config, photos, CPU, 1) for _ in range(2))
+    monkeypatch.setattr(there, "_is_cpu", False)
+    both = [[figures(q) for i in range(10) for q in s.batch(i, 24).numpy()] for s in (here, there)]
+    for i, name in enumerate(NAMES):
+        assert ks_2samp(*([f[i] for f in found] for found in both)).pvalue > 0.01, name
+
+
 @pytest.mark.parametrize("name", ["encoded values", "light^1", "light^2.5"])
 def test_the_response_of_real_pairs_is_found(name: str, photos: list[Path]) -> None:
     """Of blur that was averaged so, that mean is kept."""
@@ -162,6 +176,27 @@ def test_the_response_of_real_pairs_is_found(name: str, photos: list[Path]) -> N
     assert abs(best.bias) < 0.5
     steeper = [r.bias for r in found]
     assert steeper == sorted(steeper, reverse=True)
+
+
+def test_the_command_that_tells_the_response(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    for folder in ("blur", "sharp"):
+        (tmp_path / "pairs" / folder).mkdir(parents=True)
+        picture = rng.integers(0, 256, (72, 80, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "pairs" / folder / "0.png")
+    result = CliRunner().invoke(training_main, ["response", str(tmp_path / "pairs")])
+    head, *rows = result.output.splitlines()
+    assert (result.exit_code, head.split()) == (0, ["averaged", "brighter", "apart"])
+    assert [row.split("  ")[0] for row in rows][:2] == ["encoded values", "light^1"]
+    assert all(np.isfinite([float(x) for x in row.split()[-2:]]).all() for row in rows)
+
+
+def test_pairs_too_small_to_tell_a_response() -> None:
+    frames = np.zeros((1, 30, 64, 3), dtype=np.uint8)
+    with pytest.raises(InputError, match="64x30 is less than a block of 36"):
+        list(responses([PairSequence("small/0", frames, frames)]))
+    with pytest.raises(InputError, match="no pairs"):
+        list(responses([]))
 
 
 def linear(x: NDArray[np.float64]) -> NDArray[np.float64]:

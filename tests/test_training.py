@@ -33,6 +33,7 @@ from training.data import (
     prepare,
     soften,
 )
+from training.interpolation import Averaging
 from training.look import contact_sheet, plot
 from training.losses import (
     LOSSES,
@@ -409,6 +410,42 @@ def test_other_material_is_another_cache_and_another_run(
         Trainer(recipe_for(), pairs, tmp_path / "run", "cpu")
 
 
+def test_kept_sequences_are_found_again() -> None:
+    """Their folders are named by these: what is not used leaves no mark on them."""
+    assert repr(SynthesisConfig()) == (
+        "SynthesisConfig(size=160, frames=8, taus=(7, 9, 11, 13, 15), max_speed=28.0,"
+        " min_speed=1.5, layers=3, linear_share=0.5, still_share=0.06, frozen_share=0.06,"
+        " noise=3.0, saturation_share=0.15, compression_share=0.3, min_sharpness=100.0)"
+    )
+    assert repr(Averaging((1,))) == (
+        "Averaging(periods=(1,), shutter=(0.5, 1.0), reduce=1, most=0, linear=True)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("powers = 2.5", "powers must be a list of numbers of 1 to 4, not 2.5"),
+        ('powers = ["a"]', "powers must be a list of numbers of 1 to 4, not ['a']"),
+        ("powers = []", "powers must be a list of numbers of 1 to 4, not []"),
+        ("powers = [true]", "powers must be a list of numbers of 1 to 4, not [True]"),
+        ("powers = [2]\nlinear_share = 0.0", "powers are of linear light"),
+    ],
+)
+def test_powers_that_cannot_be_are_refused(line: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(f'network = "cnn"\n[synthesis]\n{line}\n')
+    with pytest.raises(UsageError, match=re.escape(said)):
+        Recipe.load(tmp_path / "mine.toml")
+
+
+def test_powers_that_are_the_same_are_one_recipe(tmp_path: Path) -> None:
+    found = set()
+    for powers in ("[2, 3]", "[2.0, 3.0]", "[2.0, 2.0, 3]"):
+        (tmp_path / "mine.toml").write_text(f'network = "cnn"\n[synthesis]\npowers = {powers}\n')
+        found.add(Recipe.load(tmp_path / "mine.toml").digest())
+    assert len(found) == 1
+
+
 def test_photographs_that_cannot_be_read_are_told_before_a_run(
     photos: list[Path], tmp_path: Path
 ) -> None:
@@ -515,7 +552,8 @@ def test_what_belongs_to_a_checkpoint_is_there_before_it(
     assert again.step == 0
     again.run([])
     with (tmp_path / "run" / "log.csv").open(newline="") as file:
-        assert [int(row["step"]) for row in csv.DictReader(file)] == [0, 2, 2, 4]
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [0, 2, 4]
+    assert (tmp_path / "run" / "log-2.csv").exists()  # what the first had told
     last, _ = read_tensors(tmp_path / "run" / "strcnn_dtb_lite.safetensors")
     kept, _ = read_tensors(weights_at(tmp_path / "run", 4))
     assert all(torch.equal(last[k], kept[k]) for k in last)

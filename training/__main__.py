@@ -1,4 +1,4 @@
-"""``python -m training``: synthesise, look, train, adapt, compare, plot, publish and the like."""
+"""``python -m training``: synthesise, look, measure, train, adapt, compare, plot, publish."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def response(pairs: tuple[Path, ...]) -> None:
 
     For each, by how many code values (0..255) blocks of blurred frames are brighter than those of
     sharp ones, and how far apart they are (rms). The least of the latter is the one to synthesise:
-    linear_share and powers in a recipe's [synthesis].
+    linear_share and powers in a recipe's [synthesis], linear and powers in its [[videos]].
     """
     found = [sequence for folder in pairs for sequence in load_pairs(folder)]
     click.echo("averaged         brighter  apart")

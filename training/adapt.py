@@ -229,7 +229,7 @@ def adapt(
         rows = {int(float(r["step"])): r for r in csv.DictReader(file)}
     gains = {0: before}  # first: of equal ones the first is taken
     for step, row in rows.items():
-        if weights_at(run, step).exists():
+        if step and weights_at(run, step).exists():
             gains[step] = {name: float(row[name]) for name in before}
 
     def mean_gain(step: int) -> float:

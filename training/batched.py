@@ -1,7 +1,8 @@
 """The synthesis of :mod:`training.synthesis` for many sequences at once, on any device.
 
 The same distribution, other draws: what is drawn (photographs, paths, layers, speeds) is drawn on
-the host by numpy, everything that touches pixels is torch on the device. Differences, all of which
+the host by numpy, everything that touches pixels is torch on the device (on a processor, Pillow
+reduces photographs and compresses). Differences, all of which
 ``tests/test_batched_synthesis.py`` holds to be small:
 
 - An exposure is integrated at as many points as its length needs (at least three, one every 1.5
@@ -13,7 +14,7 @@ the host by numpy, everything that touches pixels is torch on the device. Differ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -37,6 +38,10 @@ from training.synthesis import (
 )
 
 FloatArray = NDArray[np.float64]
+
+# Counted up whenever the same settings and seed make other sequences than before, for what is
+# measured on them; 2: compression on a processor is libjpeg's.
+BATCHED_VERSION = 2
 
 _MARGIN_STEP = 32  # patches come in few sizes, so that many sequences can be moved together
 _SPACING = 1.5  # pixels of path between the points of an exposure
@@ -129,10 +134,12 @@ class _Grain:
         noise: variance and shot noise, one number a sequence each, and normal numbers (frames, 3,
             size, size) of each sequence; None: no noise.
         qualities: of JPEG, for the sequences that are compressed.
+        jpeg: what compresses (n, 3, H, W) at a quality.
     """
 
     noise: tuple[Tensor, Tensor, list[Tensor]] | None
     qualities: Mapping[int, int]
+    jpeg: Callable[[Tensor, int], Tensor]
 
     def added(self, blurred: Tensor, frames: slice) -> Tensor:
         """Some frames as they come out of the camera.
@@ -154,9 +161,8 @@ class _Grain:
             deviation = blurred.mul(shot).add_(variance).sqrt_()
             blurred = (deviation * normal).add_(blurred)
         levels = blurred.clamp(0, 1).mul_(255).round_()
-        compressed = jpeg_on_host if levels.device.type == "cpu" else jpeg
         for i, quality in self.qualities.items():
-            levels[i] = compressed(levels[i], quality)
+            levels[i] = self.jpeg(levels[i], quality)
         return levels
 
 
@@ -180,6 +186,7 @@ class Synthesiser:
         self._normal = torch.randn(_NORMALS, generator=generator, device=device)
 
     def _load(self, path: Path) -> Image.Image | Tensor:
+        # Pillow cuts and reduces without a copy; it holds 4 bytes a pixel.
         image = read_photograph(path)
         return image if self._is_cpu else _pixels(image).to(self._device)
 
@@ -376,11 +383,13 @@ class Synthesiser:
                 else:
                     under[who] = torch.lerp(under[who], layer[:, :3], layer[:, 3:])
             stack = stack.unflatten(2, (span, points))  # type: ignore[no-untyped-call]
-            # The highlights clip in the camera: after the average, not before it.
-            mean = stack.mean(3)
-            for number, plan in enumerate(group):
-                if plan.power != 1.0:
-                    mean[number] = power_mean(stack[number], plan.power, 2)
+            # The highlights clip in the camera: after the average, not before it; where a power of
+            # them is averaged, before it, as in video that is averaged afterwards.
+            means = [
+                light.mean(2) if plan.power == 1.0 else power_mean(light, plan.power, 2)
+                for light, plan in zip(stack, group, strict=True)
+            ]
+            mean = torch.stack(means)
             pair = torch.stack((mean, stack[:, :, :, points // 2]), 1).clamp_(0, 1)
             for i in np.flatnonzero(linear):
                 pair[i] = to_encoded(pair[i])
@@ -406,7 +415,7 @@ class Synthesiser:
             int(i): int(rng.integers(60, 98))
             for i in np.flatnonzero(rng.random(count) < config.compression_share)
         }
-        return _Grain(noise, qualities)
+        return _Grain(noise, qualities, jpeg_on_host if self._is_cpu else jpeg)
 
     def _normals(self, start: int, count: int) -> Tensor:
         """Normal numbers from a place of the table on, and from its beginning again."""

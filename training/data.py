@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.batched import Synthesiser
+from training.batched import BATCHED_VERSION, Synthesiser
 from training.synthesis import (
     SYNTHESIS_VERSION,
     SynthesisConfig,
@@ -260,7 +260,8 @@ class Sampler:
         self.device = torch.device("cpu") if live is None else live
         self._live: Synthesiser | None = None
         self.synthesises = not self.pairs or real_share < 1
-        material = (key if self.synthesises else "") + digest_of(self.pairs)
+        made_live = f"live {BATCHED_VERSION}" if live is not None else ""
+        material = (key + made_live if self.synthesises else "") + digest_of(self.pairs)
         self.digest = hashlib.sha256(material.encode()).hexdigest()[:16]
         if not self.synthesises:
             return

@@ -207,7 +207,7 @@ class Averaging:
         reduce: whole factor by which frames are reduced first (box filter).
         most: frames to read; 0: all.
         linear: average in linear light (sRGB curve) instead of the encoded values.
-        powers: of what is averaged; sequences for each.
+        powers: of the light that is averaged; sequences for each.
     """
 
     periods: tuple[int, ...]

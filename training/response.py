@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from training.data import PairSequence
 from training.synthesis import to_linear
+from vs_deblur.errors import InputError
 
 FloatArray = NDArray[np.float64]
 
@@ -53,8 +54,17 @@ def responses(sequences: Iterable[PairSequence], most: int = 24) -> Iterator[Res
     Args:
         sequences: real pairs; frames of at least 36x36 pixels.
         most: frames of each sequence, evenly spread.
+
+    Raises:
+        InputError: there are none, or frames are smaller.
     """
     found = list(sequences)
+    for s in found:
+        height, width = s.blurred.shape[1:3]
+        if min(height, width) < _BLOCK:
+            raise InputError(f"{width}x{height} is less than a block of {_BLOCK}", s.name)
+    if not found:
+        raise InputError("no pairs to look at")
     light = to_linear(torch.arange(256, dtype=torch.float64) / 255).numpy()
     curves = {"encoded values": np.arange(256) / 255}
     curves |= {f"light^{power:g}": light**power for power in POWERS}

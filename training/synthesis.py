@@ -88,8 +88,20 @@ class SynthesisConfig:
         for name in ("linear", "still", "frozen", "saturation", "compression"):
             if not 0 <= getattr(self, f"{name}_share") <= 1:
                 raise ValueError(f"{name}_share must be 0 to 1")
-        if not self.powers or not all(1 <= power <= 4 for power in self.powers):
-            raise ValueError(f"powers must be 1 to 4, got {self.powers}")
+        if powers_of(self.powers) != (1.0,) and self.linear_share == 0:
+            raise ValueError("powers are of linear light: linear_share must be above 0")
+
+
+def powers_of(values: object) -> tuple[float, ...]:
+    """Powers of light as they are given, each once.
+
+    Raises:
+        ValueError: no list of numbers of 1 to 4.
+    """
+    powers = values if isinstance(values, list | tuple) else ()
+    if not powers or not all(type(x) in (int, float) and 1 <= x <= 4 for x in powers):
+        raise ValueError(f"powers must be a list of numbers of 1 to 4, not {values!r}")
+    return tuple(dict.fromkeys(round(float(x), 3) for x in powers))
 
 
 def to_linear(x: Tensor) -> Tensor:
@@ -306,7 +318,8 @@ def make_sequence(
         for texture, mask, matrices in layers:
             layer = _warp(torch.cat((texture, mask)), matrices[window], size)
             stack = stack + layer[:, 3:] * (layer[:, :3] - stack)
-        # The highlights clip in the camera: after the average, not before it.
+        # The highlights clip in the camera: after the average, not before it; where a power of them
+        # is averaged, before it, as in video that is averaged afterwards.
         mean = stack.mean(0) if power == 1.0 else power_mean(stack, power, 0)
         pair = torch.stack((mean, stack[len(stack) // 2])).clamp(0, 1)
         pair = to_encoded(pair) if linear else pair

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from training.batched import Synthesiser
+from training.batched import BATCHED_VERSION, Synthesiser
 from training.data import PairSequence, load_pairs
 from training.train import Recipe, Trainer, make_sampler, photographs, validation_gain
 from vs_deblur.errors import UsageError
@@ -156,7 +156,7 @@ def measure(
 
 def _compared(base: Recipe, count: int) -> str:
     """What tells tables that can be compared from others: budget, samples and what is measured."""
-    what = (base.digest(), base.validation, count)
+    what = (base.digest(), base.validation, count, BATCHED_VERSION)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
 

@@ -31,7 +31,7 @@ from training.data import PairSequence, Sampler, decoded, load_high_speed, load_
 from training.interpolation import Averaging, load_video
 from training.losses import LOSSES, multi_scale, scales_of, weight_penalty
 from training.optimisers import Optimisers, average_gradients
-from training.synthesis import SynthesisConfig
+from training.synthesis import SynthesisConfig, powers_of
 from vs_deblur import weights as weights_files
 from vs_deblur.errors import EngineError, InputError, UsageError, reason
 from vs_deblur.metrics import mean, psnr
@@ -120,7 +120,10 @@ class VideoSource:
                 raise TypeError(f"{name} of a video must be {what}")
         if not isinstance(table.get("file"), str):
             raise TypeError("a video must have a file")
-        video = made(cls, {k: tuple(x) if isinstance(x, list) else x for k, x in table.items()})
+        given = {k: tuple(x) if isinstance(x, list) else x for k, x in table.items()}
+        if "powers" in given:
+            given["powers"] = powers_of(table["powers"])
+        video = made(cls, given)
         for tau in video.taus:
             if type(tau) is not int or tau < 3 or tau % 2 == 0:
                 raise ValueError(f"taus must be odd, from 3, not {tau!r}")
@@ -135,15 +138,14 @@ class VideoSource:
         shares = [x for x in video.shutter if type(x) in (int, float)]
         if len(shares) != 2 or shares != sorted(shares) or not 0 < shares[0] <= shares[1] <= 1:
             raise ValueError("shutter must be two shares of a period, the smaller first")
-        for power in video.powers:
-            if type(power) not in (int, float) or not 1 <= power <= 4:
-                raise ValueError(f"powers must be 1 to 4, not {power!r}")
+        if video.powers != (1.0,) and not video.linear:
+            raise ValueError("powers are of linear light: linear must be true")
         weight = video.weight
         if type(weight) not in (int, float) or not 0 < weight < math.inf:
             raise ValueError(f"weight of a video must be a number above 0, not {weight!r}")
         if type(video.linear) is not bool:
             raise TypeError(f"linear must be true or false, not {video.linear!r}")
-        for name in ("taus", "periods", "powers"):
+        for name in ("taus", "periods"):
             if name in table and not table[name]:
                 raise ValueError(f"{name} must not be empty")
         if video.periods and "taus" in table:
@@ -155,10 +157,8 @@ class VideoSource:
     @property
     def averaging(self) -> Averaging:
         """How ordinary video is averaged."""
-        return Averaging(
-            *(self.periods, self.shutter, self.reduce, self.most, self.linear),
-            powers=tuple(dict.fromkeys(map(float, self.powers))),
-        )
+        how = self.periods, self.shutter, self.reduce, self.most, self.linear
+        return Averaging(*how, self.powers)
 
 
 # Values that a run can have: a rate of more than 1, a share of 40 are slips of the pen.
@@ -284,8 +284,10 @@ class Recipe:
         raw["videos"] = tuple(VideoSource.of(v) for v in raw.get("videos", ()))
         raw["validation"] = tuple(raw.get("validation", ()))
         synthesis = raw.get("synthesis", {})
-        for name in {"taus", "powers"} & set(synthesis):
-            synthesis[name] = tuple(synthesis[name])
+        if "taus" in synthesis:
+            synthesis["taus"] = tuple(synthesis["taus"])
+        if "powers" in synthesis:
+            synthesis["powers"] = powers_of(synthesis["powers"])
         raw["synthesis"] = made(SynthesisConfig, synthesis)
         raw["same_scene"] = tuple(raw.get("same_scene", ()))
         if "outer" in raw:
@@ -409,7 +411,8 @@ def _averaged(
 ) -> tuple[list[PairSequence], list[float]]:
     """The sequences of a video, and how often each is drawn.
 
-    Every tau or period is drawn as often as the others, its scenes as often as they are long.
+    Every tau, or period and power, is drawn as often as the others, its scenes as often as they are
+    long.
     """
     if not video.periods:
         found = [load_high_speed(file, tau, tau + 2, video.linear) for tau in video.taus]
@@ -944,7 +947,9 @@ class Trainer:
         The first row, of step 0, is of what the run begins with: it has no figures of training.
         """
         recipe = self.recipe
-        if self.step == 0 and self.rank == 0 and not (self.folder / "log.csv").exists():
+        if self.step == 0 and self.rank == 0:
+            if not self.checkpoint.exists():
+                self._set_log_aside()  # of a run that ended before it could be gone on with
             untrained = dict.fromkeys(("loss", "train_gain", "gradient"), math.nan)
             self._log({"step": 0, "rate": self.rate, **untrained, **self.validate(validation)})
         total = torch.zeros(5)  # of loss, gain and norm; steps that count, and all
@@ -977,19 +982,27 @@ class Trainer:
         if self.world > 1:
             dist.barrier()  # what the first process has written is there for all
 
-    def _log(self, row: Mapping[str, float]) -> None:
-        """Add a row to log.csv; a log with other columns is kept beside it, by its last step."""
+    def _set_log_aside(self) -> None:
+        """Keep a log of something else beside the one that begins, by its last step."""
         log = self.folder / "log.csv"
         if log.exists():
             with log.open(newline="") as file:
                 rows = list(csv.reader(file))
-            if rows and rows[0] != list(row):
-                log.replace(log.with_name(f"log-{rows[-1][0]}.csv"))
+            log.replace(log.with_name(f"log-{rows[-1][0] if rows else 0}.csv"))
+
+    def _log(self, row: Mapping[str, float]) -> None:
+        """Add a row to log.csv; a log with other columns is kept beside it."""
+        log = self.folder / "log.csv"
+        if log.exists():
+            with log.open(newline="") as file:
+                if next(csv.reader(file), []) != list(row):
+                    self._set_log_aside()
         new = not log.exists()
         with log.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(row))
             if new:
                 writer.writeheader()
             writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
-        known = {k: v for k, v in row.items() if not math.isnan(v)}
-        print("  ".join(f"{k} {v:.4g}" for k, v in known.items()), flush=True)
+        # Nothing was trained before row 0.
+        shown = {k: v for k, v in row.items() if row["step"] or not math.isnan(v)}
+        print("  ".join(f"{k} {v:.4g}" for k, v in shown.items()), flush=True)

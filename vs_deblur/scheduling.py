@@ -32,8 +32,9 @@ def usual_priority() -> Iterator[None]:
 
     SVT-AV1 (seen with 4.2), when root runs it, gives the thread that opens it and all of its own
     the policy SCHED_FIFO at priority 99: on a machine that others use too, nobody else gets a turn
-    any more, and what the process starts later inherits it. A thread that had such a priority
-    before keeps it. Threads may enter at the same time: each waits until the one before is out.
+    any more, and what the process starts later inherits it. Where a thread had such a priority
+    before, all is left as it is. Threads may enter at the same time: each waits until the one
+    before is out; not to be nested.
     """
     with _opening:
         before = _policies()
