@@ -40,6 +40,8 @@ from training.synthesis import (
     make_sequence,
     particle_path,
     power_mean,
+    to_encoded,
+    to_linear,
 )
 from vs_deblur.errors import InputError
 
@@ -160,16 +162,16 @@ def test_the_way_of_a_gpu_has_the_same_distribution(
 @pytest.mark.parametrize("name", ["encoded values", "light^1", "light^2.5"])
 def test_the_response_of_real_pairs_is_found(name: str, photos: list[Path]) -> None:
     """Of blur that was averaged so, that mean is kept."""
-    pictures = [np.asarray(Image.open(p)).astype(np.float64) / 255 for p in photos]
+    pictures = [torch.from_numpy(np.array(Image.open(p))).double() / 255 for p in photos]
     power = float(name[6:]) if name.startswith("light") else None
     blurred: list[NDArray[np.uint8]] = []
     sharp: list[NDArray[np.uint8]] = []
     for picture in pictures:
-        light = picture if power is None else linear(picture) ** power
-        mean = np.mean([np.roll(light, i - 4, axis=1) for i in range(9)], axis=0)
-        mean = mean if power is None else encoded(mean ** (1 / power))
+        light = picture if power is None else to_linear(picture) ** power
+        mean = torch.stack([light.roll(i - 4, 1) for i in range(9)]).mean(0)
+        mean = mean if power is None else to_encoded(mean ** (1 / power))
         for x, into in ((mean, blurred), (picture, sharp)):
-            into.append((x * 255).round().astype(np.uint8))
+            into.append((x * 255).round().to(torch.uint8).numpy())
     found = list(responses([PairSequence("moved/0", np.stack(blurred), np.stack(sharp))]))
     best = min(found, key=lambda r: r.rms)
     assert best.name == name
@@ -197,14 +199,6 @@ def test_pairs_too_small_to_tell_a_response() -> None:
         list(responses([PairSequence("small/0", frames, frames)]))
     with pytest.raises(InputError, match="no pairs"):
         list(responses([]))
-
-
-def linear(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
-
-
-def encoded(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(x <= 0.0031308, x * 12.92, 1.055 * x ** (1 / 2.4) - 0.055)
 
 
 def test_what_does_not_move_is_not_brightened(photos: list[Path]) -> None:

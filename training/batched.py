@@ -2,8 +2,8 @@
 
 The same distribution, other draws: what is drawn (photographs, paths, layers, speeds) is drawn on
 the host by numpy, everything that touches pixels is torch on the device (on a processor, Pillow
-reduces photographs and compresses). Differences, all of which
-``tests/test_batched_synthesis.py`` holds to be small:
+reduces photographs and compresses). Differences, all of which ``tests/test_batched_synthesis.py``
+holds to be small:
 
 - An exposure is integrated at as many points as its length needs (at least three, one every 1.5
   pixels of path), and not at all of its ``tau`` sub-frames where those are closer.

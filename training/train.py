@@ -982,21 +982,20 @@ class Trainer:
         if self.world > 1:
             dist.barrier()  # what the first process has written is there for all
 
-    def _set_log_aside(self) -> None:
-        """Keep a log of something else beside the one that begins, by its last step."""
+    def _set_log_aside(self, columns: Sequence[str] = ()) -> None:
+        """Keep a log that has not these columns beside the one that begins, by its last step."""
         log = self.folder / "log.csv"
-        if log.exists():
-            with log.open(newline="") as file:
-                rows = list(csv.reader(file))
+        if not log.exists():
+            return
+        with log.open(newline="") as file:
+            rows = list(csv.reader(file))
+        if not rows or rows[0] != list(columns):
             log.replace(log.with_name(f"log-{rows[-1][0] if rows else 0}.csv"))
 
     def _log(self, row: Mapping[str, float]) -> None:
         """Add a row to log.csv; a log with other columns is kept beside it."""
+        self._set_log_aside(list(row))
         log = self.folder / "log.csv"
-        if log.exists():
-            with log.open(newline="") as file:
-                if next(csv.reader(file), []) != list(row):
-                    self._set_log_aside()
         new = not log.exists()
         with log.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(row))
