@@ -23,14 +23,14 @@ from training.__main__ import main as training_main
 from training.batched import (
     Synthesiser,
     _into_square,
-    _Lines,
     _seen,
-    _view,
     jpeg,
     jpeg_on_host,
     particle_paths,
     reduce_by_matrices,
     reduce_on_host,
+    views_by_grids,
+    views_on_host,
 )
 from training.data import PairSequence
 from training.response import responses
@@ -358,8 +358,8 @@ def test_a_layer_lies_within_its_box() -> None:
         mask = blob.mask((0, 0), patch, CPU)
         path = particle_path(rng, 9, 4) * rng.uniform(0.5, 8)
         matrices = affine(path, size, rng).numpy()
-        lines = _Lines.of(torch.from_numpy(matrices)[None] * (size / patch), size)
-        whole = _view(mask[None], lines, slice(None), (0, 0, size, size))
+        views = views_on_host(mask[None], matrices[None] * np.float32(size / patch), size)
+        whole = views(slice(None), (0, 0, size, size))
         reached = torch.nonzero(whole[0, 0].amax(0) > 0)
         (box,) = batched._boxes(matrices[None], [blob], size, patch, 9)
         alone = [batched._boxes(m[None, None], [blob], size, patch, 1)[0] for m in matrices]
@@ -408,10 +408,28 @@ def test_the_square_of_a_patch_holds_all_that_the_camera_sees() -> None:
         [p[:, y : y + side, x : x + side] for p, (x, y) in zip(pictures, corners, strict=True)]
     )
     box = (0, 0, size, size)
-    through = _Lines.of(torch.from_numpy(matrices * np.float32(size / patch)), size)
-    into = _Lines.of(torch.from_numpy(_into_square(matrices, corners, size, patch, side)), size)
-    whole = _view(pictures, through, slice(None), box)
-    assert (_view(squares, into, slice(None), box) - whole).abs().max() < 1e-4
+    through = views_by_grids(pictures, matrices * np.float32(size / patch), size)
+    into = views_by_grids(squares, _into_square(matrices, corners, size, patch, side), size)
+    assert (into(slice(None), box) - through(slice(None), box)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_are_moved_alike_on_host_and_device(channels: int) -> None:
+    """Also in a box, at some of the points, and beyond the ends of the picture."""
+    rng = np.random.default_rng(8)
+    size, side = 48, 70
+    matrices = rng.normal(0, 0.1, (1, 9, 2, 3)) + 0.7 * np.eye(2, 3)
+    matrices[..., 2] = rng.uniform(-0.6, 0.6, (1, 9, 2))
+    picture = torch.from_numpy(rng.random((1, channels, side, side), dtype=np.float32))
+    there = picture.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)  # any order in memory
+    by_grids = views_by_grids(picture, matrices.astype(np.float32), size)
+    on_host = views_on_host(there, matrices.astype(np.float32), size)
+    for points, box in ((slice(None), (0, 0, size, size)), (slice(3, 6), (5, 11, 37, 40))):
+        expected, found = by_grids(points, box), on_host(points, box)
+        assert found.shape == expected.shape
+        assert found.is_contiguous()
+        assert (found - expected).abs().max() < 1e-4
+        assert found.std() > 0.1
 
 
 def test_the_benchmark_of_both(photos: list[Path], tmp_path: Path) -> None:
