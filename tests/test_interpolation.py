@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 import re
@@ -12,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from benchmarks import responses
 from tests.test_training import write_video
 from training import interpolation
 from training.interpolation import (
@@ -29,6 +32,7 @@ from training.interpolation import (
 )
 from training.synthesis import to_encoded, to_linear
 from training.train import Recipe, make_sampler
+from vs_deblur.engine import Deblurrer
 from vs_deblur.errors import InputError, UsageError
 from vs_deblur.metrics import psnr
 
@@ -357,3 +361,35 @@ def test_runs_of_high_speed_video_are_what_they_were(tmp_path: Path) -> None:
     path = tmp_path / "old.toml"
     path.write_text('network = "strcnn_dtb_lite"\n[[videos]]\nfile = "a.mkv"\ntaus = [7]\n')
     assert Recipe.load(path).digest() == "ed884bf873ed95f7"
+
+
+def test_the_gain_for_each_response(slow: list[Picture], tmp_path: Path) -> None:
+    """Each sequence of each averaging has its row, and the gain is that of the frames it names."""
+    clip, cache, output = tmp_path / "film.mkv", tmp_path / "kept", tmp_path / "new" / "r.csv"
+    write_video(clip, moving(25)[::3])
+    given = ["--period", "1", "--period", "2", "--reduce", "1", "--frames", "2"]
+    given += ["--averaged", "encoded", "--averaged", "1", "--averaged", "3", "--cache", str(cache)]
+    result = CliRunner().invoke(responses.main, [str(clip), *given, "-o", str(output)])
+    assert result.exit_code == 0, result.output
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["sequence"], r["averaged"]) for r in rows] == [
+        (f"film/0-{period}{mark}", how)
+        for how, mark in (("encoded", ""), ("1", ""), ("3", "^3"))
+        for period in (1, 2)
+    ]
+    for how, made in (
+        ("encoded", Averaging((1, 2), most=60, linear=False)),
+        ("3", Averaging((1, 2), most=60, powers=(3.0,))),
+    ):
+        gains = []
+        for pair in load_video(clip, made, cache):  # kept: what was measured
+            found = list(Deblurrer(device="cpu").video(list(pair.blurred[:2])))
+            before = [psnr(b, s) for b, s in zip(pair.blurred, pair.sharp, strict=True)]
+            after = [psnr(x, s) for x, s in zip(found, pair.sharp, strict=False)]
+            gains.append(np.mean(np.subtract(after, before[:2])))
+        assert [float(r["gain_db"]) for r in rows if r["averaged"] == how] == pytest.approx(
+            gains, abs=0.006
+        )
+        mean = f"{how}: mean {np.mean(gains):+.2f} dB, least {min(gains):+.2f} dB"
+        assert mean in result.output
