@@ -12,7 +12,8 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections import defaultdict
-from itertools import product
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -26,16 +27,23 @@ from vs_deblur.metrics import psnr
 ENCODED = "encoded"
 
 
-def averaging(name: str, periods: tuple[int, ...], reduce: int, most: int) -> Averaging:
-    """How blur is made.
+def sequences(
+    clip: Path, averaged: Sequence[str], how: Averaging, cache: Path
+) -> Iterator[tuple[str, PairSequence]]:
+    """What was averaged, and the sequence that came of it; flow is computed once for all powers.
 
     Args:
-        name: ``encoded``, or the power of light that is averaged.
-        periods, reduce, most: as those of :class:`training.interpolation.Averaging`.
+        clip: sharp video.
+        averaged: ``encoded``, or powers of light.
+        how: periods and the like.
+        cache: folder to keep sequences in.
     """
-    if name == ENCODED:
-        return Averaging(periods, reduce=reduce, most=most, linear=False)
-    return Averaging(periods, reduce=reduce, most=most, powers=(float(name),))
+    if ENCODED in averaged:
+        for pair in load_video(clip, replace(how, linear=False), cache):
+            yield ENCODED, pair
+    if powers := tuple(float(name) for name in averaged if name != ENCODED):
+        for pair in load_video(clip, replace(how, powers=powers), cache):
+            yield pair.name.partition("^")[2] or "1", pair
 
 
 def gain(deblurrer: Deblurrer, pair: PairSequence, frames: int) -> float:
@@ -78,10 +86,10 @@ def main(
     devices = {d.device.type for d in deblurrers.values()}
     table = Table(devices.pop())
     means: dict[tuple[str, str], list[float]] = defaultdict(list)
+    blur = Averaging(periods, reduce=reduce, most=most)
     with tempfile.TemporaryDirectory() as folder:
-        for clip, how in product(clips, averaged):
-            made = averaging(how, periods, reduce, most)
-            for pair in load_video(clip, made, cache or Path(folder)):
+        for clip in clips:
+            for how, pair in sequences(clip, averaged, blur, cache or Path(folder)):
                 height, width = pair.sharp.shape[1:3]
                 for model, deblurrer in deblurrers.items():
                     found = gain(deblurrer, pair, frames)

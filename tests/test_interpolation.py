@@ -367,6 +367,7 @@ def test_the_gain_for_each_response(slow: list[Picture], tmp_path: Path) -> None
     """Each sequence of each averaging has its row, and the gain is that of the frames it names."""
     clip, cache, output = tmp_path / "film.mkv", tmp_path / "kept", tmp_path / "new" / "r.csv"
     write_video(clip, moving(25)[::3])
+    light = (("1", ""), ("3", "^3"))
     given = ["--period", "1", "--period", "2", "--reduce", "1", "--frames", "2"]
     given += ["--averaged", "encoded", "--averaged", "1", "--averaged", "3", "--cache", str(cache)]
     result = CliRunner().invoke(responses.main, [str(clip), *given, "-o", str(output)])
@@ -374,16 +375,17 @@ def test_the_gain_for_each_response(slow: list[Picture], tmp_path: Path) -> None
     with output.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(r["sequence"], r["averaged"]) for r in rows] == [
-        (f"film/0-{period}{mark}", how)
-        for how, mark in (("encoded", ""), ("1", ""), ("3", "^3"))
-        for period in (1, 2)
+        *[(f"film/0-{period}", "encoded") for period in (1, 2)],
+        *[(f"film/0-{period}{mark}", how) for period in (1, 2) for how, mark in light],
     ]
     for how, made in (
         ("encoded", Averaging((1, 2), most=60, linear=False)),
-        ("3", Averaging((1, 2), most=60, powers=(3.0,))),
+        ("3", Averaging((1, 2), most=60, powers=(1.0, 3.0))),
     ):
         gains = []
         for pair in load_video(clip, made, cache):  # kept: what was measured
+            if how == "3" and not pair.name.endswith("^3"):
+                continue
             found = list(Deblurrer(device="cpu").video(list(pair.blurred[:2])))
             before = [psnr(b, s) for b, s in zip(pair.blurred, pair.sharp, strict=True)]
             after = [psnr(x, s) for x, s in zip(found, pair.sharp, strict=False)]
