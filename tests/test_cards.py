@@ -6,14 +6,13 @@ import json
 import math
 import shutil
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
@@ -21,7 +20,6 @@ from benchmarks.temporal import Source, flicker
 from tests.moving import slid, write_pairs
 from tests.small import SMALL_LITE, scramble
 from training import card, failures
-from training.__main__ import main as training_main
 from training.card import Findings, measured, refresh
 from training.failures import CASES, Case, Shown, sheet, show
 from training.publish import Finished, damp, finished, how_made, mean_of, publish
@@ -30,7 +28,7 @@ from vs_deblur.engine import Deblurrer
 from vs_deblur.errors import InputError, UsageError
 from vs_deblur.metrics import psnr
 from vs_deblur.sequences import pair_folders, read_image
-from vs_deblur.weights import read_tensors, sha256_of, shipped
+from vs_deblur.weights import sha256_of, shipped
 from vs_deblur_models.registry import build_network, save_network
 
 Image = NDArray[np.uint8]
@@ -155,54 +153,6 @@ def test_a_step_that_was_chosen_is_told(run: list[Path], tmp_path: Path) -> None
     assert "the weights at step 200, chosen on the validation sequences" in how_made(recipe, chosen)
     with pytest.raises(InputError, match="no weights of this step"):
         finished(recipe, folder, (300,))
-
-
-def test_weights_of_other_runs_count_too(
-    run: list[Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What ships is the mean of all, and is said to be."""
-    monkeypatch.setattr("training.__main__.publish", partial(publish_into, tmp_path))
-    text = 'network = "strcnn_dtb_lite"\nattribution = "noise"\nvalidation = ["val"]\n'
-    folders = [tmp_path / "run", tmp_path / "earlier"]
-    shutil.copytree(folders[0], folders[1])
-    arguments = []
-    for seed, folder in enumerate(folders):
-        file = tmp_path / f"{folder.name}.toml"
-        file.write_text(f"{text}seed = {seed}\n")
-        write_checkpoint(folder, recipe=Recipe.load(file).digest())
-        arguments += [str(file), str(folder)]
-    own, other = run[1], weights_at(folders[1], 200)
-    given = [arguments[0], "--data", str(data), "--run", arguments[1]]
-    result = CliRunner().invoke(training_main, ["publish", *given, "--also", *arguments[2:], "200"])
-    assert result.exit_code == 0, result.output
-    folder = tmp_path / "models" / "vs_deblur_models" / "weights"
-    (entry,) = json.loads((folder / "manifest.json").read_text())["models"]
-    assert entry["made"] == (
-        "mean of the weights at step 400 and of `earlier.toml` at step 200, "
-        "chosen on the validation sequences"
-    )
-    shipped_weights = read_tensors(folder / entry["file"])[0]
-    one, two = (read_tensors(path)[0] for path in (own, other))
-    for key, value in shipped_weights.items():
-        assert torch.allclose(value.float(), (one[key] + two[key]) / 2, atol=1e-3), key
-    wrong = CliRunner().invoke(training_main, ["publish", *given, "--also", *arguments[2:], "300"])
-    assert wrong.exit_code == 3
-    assert "the run has no weights of this step" in wrong.output
-
-
-def publish_into(
-    root: Path, recipe: Recipe, file: Path, found: Finished, data: Path, _checkout: Path
-) -> Path:
-    """Publish, but not into this checkout."""
-    (root / "models" / "vs_deblur_models" / "weights").mkdir(parents=True)
-    return publish(recipe, file, found, data, root)
-
-
-def test_weights_of_different_networks_have_no_mean(run: list[Path], tmp_path: Path) -> None:
-    other = tmp_path / "other.safetensors"
-    save_network(scramble(build_network("photo_lite"), 1), other)
-    with pytest.raises(UsageError, match="these weights are of different networks"):
-        mean_of([run[0], other])
 
 
 def test_feedback_can_be_damped(run: list[Path], data: Path, tmp_path: Path) -> None:

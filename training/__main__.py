@@ -264,13 +264,6 @@ def plot_command(runs: tuple[Path, ...], output: Path) -> None:
     multiple=True,
     help="Of several: their mean; 0: what the run began with. Default: last.",
 )
-@click.option(
-    "--also",
-    type=(FILE, FOLDER, int),
-    multiple=True,
-    metavar="RECIPE RUN STEP",
-    help="Weights of another run that count in the mean.",
-)
 @click.option("--allow-changes", is_flag=True, help="Though the recipe is not the run's any more.")
 @click.option(
     "--feedback",
@@ -284,18 +277,14 @@ def publish_command(
     data: Path,
     run: Path,
     steps: tuple[int, ...],
-    also: tuple[tuple[Path, Path, int], ...],
     allow_changes: bool,
     feedback: float,
 ) -> None:
     """Ship the weights of a run: file, manifest and model card, with gains measured."""
     what = Recipe.load(recipe)
     root = Path(__file__).parent.parent
-    others = tuple(
-        (file.name, finished(Recipe.load(file), folder, (step,))) for file, folder, step in also
-    )
     found = finished(what, run, steps, allow_changes=allow_changes)
-    found = replace(found, feedback=feedback, also=others)
+    found = replace(found, feedback=feedback)
     card = publish(what, recipe, found, data, root)
     click.echo(card.read_text())
 

@@ -31,7 +31,6 @@ class Finished:
         feedback: factor on what the fed back feature map F counts for, see :func:`damp`.
         processes: that trained, each with the recipe's batch.
         changed_at: steps up to which settings were others than the recipe's.
-        also: weights of other runs that count in the mean, by the names of their recipes.
     """
 
     weights: tuple[Path, ...]
@@ -40,7 +39,6 @@ class Finished:
     feedback: float = 1.0
     processes: int = 1
     changed_at: tuple[int, ...] = ()
-    also: tuple[tuple[str, Finished], ...] = ()
 
 
 def finished(
@@ -82,20 +80,12 @@ def finished(
 
 
 def mean_of(weights: Sequence[Path]) -> Any:
-    """The network whose weights are the mean of those of several steps.
+    """The network whose weights are the mean of those of several steps of one run.
 
     Validation pairs of other scenes may be served best by a step before the last, and by the mean
-    of some better than by each (Izmailov et al. 2018, stochastic weight averaging); runs that go on
-    from one another, on other material, may be averaged too (Wortsman et al. 2022, model soups).
-
-    Raises:
-        UsageError: they are of different networks.
+    of some better than by each (Izmailov et al. 2018, stochastic weight averaging).
     """
     states = [read_tensors(path) for path in weights]
-    shapes = [{k: tuple(v.shape) for k, v in s.items()} for s, _ in states]
-    for path, found in zip(weights, shapes, strict=True):
-        if found != shapes[0]:
-            raise UsageError("these weights are of different networks", str(path))
     mean = {k: torch.stack([s[k].float() for s, _ in states]).mean(0) for k in states[0][0]}
     return from_state(mean, states[0][1])
 
@@ -138,7 +128,7 @@ def publish(recipe: Recipe, recipe_file: Path, found: Finished, data: Path, root
     """
     if not recipe.attribution:
         raise UsageError("the recipe has no attribution", recipe_file.name)
-    weights = [*found.weights, *(w for _, other in found.also for w in other.weights)]
+    weights = found.weights
     folder = root / "models" / "vs_deblur_models" / "weights"
     network = mean_of(weights)
     if found.feedback != 1:
@@ -197,13 +187,7 @@ def how_made(recipe: Recipe, found: Finished) -> str:
     for step in found.changed_at:
         parts.append(f"with other settings up to step {step}")
     steps = ", ".join(str(int(w.stem)) for w in found.weights)
-    others = [
-        f"`{name}` at step {int(w.stem)}" for name, other in found.also for w in other.weights
-    ]
-    if others:
-        of = " and ".join((f"at step {steps}", *(f"of {other}" for other in others)))
-        parts.append(f"mean of the weights {of}, chosen on the validation sequences")
-    elif len(found.weights) > 1:
+    if len(found.weights) > 1:
         parts.append(f"mean of the weights at steps {steps}, chosen on the validation sequences")
     elif found.is_chosen:
         parts.append(f"the weights at step {steps}, chosen on the validation sequences")
