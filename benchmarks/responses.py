@@ -21,10 +21,12 @@ import click
 from benchmarks.machine import Table
 from training.data import PairSequence
 from training.interpolation import Averaging, load_video
+from training.synthesis import powers_of
 from vs_deblur.engine import Deblurrer
-from vs_deblur.metrics import psnr
+from vs_deblur.metrics import mean, psnr
 
 ENCODED = "encoded"
+SOME = click.IntRange(1)
 
 
 def sequences(
@@ -43,31 +45,71 @@ def sequences(
             yield ENCODED, pair
     if powers := tuple(float(name) for name in averaged if name != ENCODED):
         for pair in load_video(clip, replace(how, powers=powers), cache):
-            yield pair.name.partition("^")[2] or "1", pair
+            last = pair.name.rpartition("-")[2]  # the period, and a power but 1
+            yield last.partition("^")[2] or "1", pair
 
 
 def gain(deblurrer: Deblurrer, pair: PairSequence, frames: int) -> float:
-    """Mean gain in PSNR over the first frames of a sequence, dB."""
+    """Mean gain in PSNR over the first frames of a sequence, dB; without sharp ones.
+
+    Raises:
+        click.UsageError: all are sharp.
+    """
     blurred, sharp = pair.blurred[:frames], pair.sharp[:frames]
     found = deblurrer.video(list(blurred))
-    each = [psnr(x, s) - psnr(b, s) for x, b, s in zip(found, blurred, sharp, strict=True)]
-    return statistics.fmean(each)
+    each = mean(psnr(x, s) - psnr(b, s) for x, b, s in zip(found, blurred, sharp, strict=True))
+    if each is None:
+        raise click.UsageError(f"{pair.name} is not blurred at all")
+    return each
+
+
+def how_averaged(
+    _context: click.Context, _option: click.Parameter, values: Sequence[str]
+) -> tuple[str, ...]:
+    """What is averaged: ``encoded``, or powers of light, each once and as sequences name them."""
+    try:
+        powers = [float(value) for value in values if value != ENCODED]
+        found = powers_of(powers) if powers else ()
+    except ValueError as error:
+        raise click.BadParameter(f"neither '{ENCODED}' nor a power of 1 to 4: {error}") from error
+    return (ENCODED,) * (ENCODED in values) + tuple(f"{power:g}" for power in found)
 
 
 @click.command()
 @click.argument("clips", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--model", "models", multiple=True, default=["auto"], show_default=True)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=["auto"],
+    show_default=True,
+    help="A name or a file of weights; several are compared.",
+)
 @click.option(
     "--averaged",
     multiple=True,
     default=[ENCODED, "1", "2.5"],
     show_default=True,
+    callback=how_averaged,
     help="What is averaged: 'encoded', or a power of light.",
 )
-@click.option("--period", "periods", multiple=True, default=[1, 2, 4], show_default=True)
-@click.option("--reduce", default=3, show_default=True, help="Factor by which clips are reduced.")
-@click.option("--most", default=60, show_default=True, help="Frames to read of each clip.")
-@click.option("--frames", default=12, show_default=True, help="Frames to measure.")
+@click.option(
+    "--period",
+    "periods",
+    type=SOME,
+    multiple=True,
+    default=[1, 2, 4],
+    show_default=True,
+    help="Frames of the clip from one blurred frame to the next.",
+)
+@click.option(
+    "--reduce", type=SOME, default=3, show_default=True, help="Factor by which clips are reduced."
+)
+@click.option(
+    "--most", type=SOME, default=60, show_default=True, help="Frames to read of each clip."
+)
+@click.option("--frames", type=SOME, default=12, show_default=True, help="Frames to measure.")
+@click.option("--device", default="auto", show_default=True)
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder to keep sequences in.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Table (CSV).")
 def main(
@@ -78,13 +120,16 @@ def main(
     reduce: int,
     most: int,
     frames: int,
+    device: str,
     cache: Path | None,
     output: Path | None,
 ) -> None:
     """Print the gain of each model on each clip, however it was averaged, and their means."""
-    deblurrers = {m: Deblurrer(m, kind="video") for m in models}
-    devices = {d.device.type for d in deblurrers.values()}
-    table = Table(devices.pop())
+    names = [Path(model).stem for model in models]
+    if len(set(names)) < len(names):
+        raise click.UsageError("models of the same name cannot be told apart; copy one to another")
+    deblurrers = {m: Deblurrer(m, device=device, kind="video") for m in dict.fromkeys(models)}
+    table = Table(next(iter(deblurrers.values())).device.type)
     means: dict[tuple[str, str], list[float]] = defaultdict(list)
     blur = Averaging(periods, reduce=reduce, most=most)
     with tempfile.TemporaryDirectory() as folder:
@@ -102,8 +147,8 @@ def main(
                         gain_db=round(found, 2),
                     )
     for (model, how), gains in means.items():
-        mean, least = statistics.fmean(gains), min(gains)
-        print(f"{Path(model).stem}  {how}: mean {mean:+.2f} dB, least {least:+.2f} dB")
+        of_all, least = statistics.fmean(gains), min(gains)
+        print(f"{Path(model).stem}  {how}: mean {of_all:+.2f} dB, least {least:+.2f} dB")
     table.write(output)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from training import batched
 from training.__main__ import main as training_main
 from training.batched import (
     Synthesiser,
+    Views,
     _into_square,
     _seen,
     jpeg,
@@ -395,7 +397,10 @@ def inside(at: Tensor, low: int, high: int) -> bool:
     return bool((at >= low).all() and (at < high).all())
 
 
-def test_the_square_of_a_patch_holds_all_that_the_camera_sees() -> None:
+@pytest.mark.parametrize("views", [views_by_grids, views_on_host])
+def test_the_square_of_a_patch_holds_all_that_the_camera_sees(
+    views: Callable[[torch.Tensor, NDArray[np.float32], int], Views],
+) -> None:
     rng = np.random.default_rng(5)
     size, patch = 48, 176
     small = rng.normal(0, 0.05, (3, 7, 2, 3)) + np.eye(2, 3)
@@ -408,13 +413,18 @@ def test_the_square_of_a_patch_holds_all_that_the_camera_sees() -> None:
         [p[:, y : y + side, x : x + side] for p, (x, y) in zip(pictures, corners, strict=True)]
     )
     box = (0, 0, size, size)
-    through = views_by_grids(pictures, matrices * np.float32(size / patch), size)
-    into = views_by_grids(squares, _into_square(matrices, corners, size, patch, side), size)
-    assert (into(slice(None), box) - through(slice(None), box)).abs().max() < 1e-4
+    through = matrices * np.float32(size / patch)
+    into = _into_square(matrices, corners, size, patch, side)
+    for n in range(3):  # on the host one at a time
+        one = slice(n, n + 1)
+        whole = views(pictures[one], through[one], size)(slice(None), box)
+        assert whole.std() > 0.1
+        part = views(squares[one], into[one], size)(slice(None), box)
+        assert (part - whole).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_pictures_are_moved_alike_on_host_and_device(channels: int) -> None:
+def test_pictures_are_moved_alike_by_opencv_and_by_grids(channels: int) -> None:
     """Also in a box, at some of the points, and beyond the ends of the picture."""
     rng = np.random.default_rng(8)
     size, side = 48, 70
@@ -430,6 +440,12 @@ def test_pictures_are_moved_alike_on_host_and_device(channels: int) -> None:
         assert found.is_contiguous()
         assert (found - expected).abs().max() < 1e-4
         assert found.std() > 0.1
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 5, 8, 8)])
+def test_more_than_opencv_moves_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"too many values|5 channels"):
+        views_on_host(torch.zeros(shape), np.zeros((shape[0], 1, 2, 3), np.float32), 8)
 
 
 def test_the_benchmark_of_both(photos: list[Path], tmp_path: Path) -> None:

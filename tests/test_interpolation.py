@@ -363,13 +363,14 @@ def test_runs_of_high_speed_video_are_what_they_were(tmp_path: Path) -> None:
     assert Recipe.load(path).digest() == "ed884bf873ed95f7"
 
 
-def test_the_gain_for_each_response(slow: list[Picture], tmp_path: Path) -> None:
+def test_the_gain_for_each_response(tmp_path: Path) -> None:
     """Each sequence of each averaging has its row, and the gain is that of the frames it names."""
     clip, cache, output = tmp_path / "film.mkv", tmp_path / "kept", tmp_path / "new" / "r.csv"
     write_video(clip, moving(25)[::3])
     light = (("1", ""), ("3", "^3"))
     given = ["--period", "1", "--period", "2", "--reduce", "1", "--frames", "2"]
-    given += ["--averaged", "encoded", "--averaged", "1", "--averaged", "3", "--cache", str(cache)]
+    given += ["--averaged", "encoded", "--averaged", "1", "--averaged", "3.0", "--averaged", "3"]
+    given += ["--cache", str(cache), "--device", "cpu"]
     result = CliRunner().invoke(responses.main, [str(clip), *given, "-o", str(output)])
     assert result.exit_code == 0, result.output
     with output.open(newline="") as file:
@@ -395,3 +396,19 @@ def test_the_gain_for_each_response(slow: list[Picture], tmp_path: Path) -> None
         )
         mean = f"{how}: mean {np.mean(gains):+.2f} dB, least {min(gains):+.2f} dB"
         assert mean in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--averaged", "light"], "neither 'encoded' nor a power of 1 to 4"),
+        (["--averaged", "5"], "neither 'encoded' nor a power of 1 to 4"),
+        (["--frames", "0"], "not in the range x>=1"),
+        (["--model", "auto", "--model", "of/another/auto"], "cannot be told apart"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_first(given: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "film.mkv").touch()
+    result = CliRunner().invoke(responses.main, [str(tmp_path / "film.mkv"), *given])
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())

@@ -174,7 +174,8 @@ class Synthesiser:
     Args:
         config: what to draw.
         photos: sharp photographs.
-        device: where pixels are computed. Photographs are kept there once they were used.
+        device: where pixels are computed. Photographs are kept there once they were used. On the
+            CPU OpenCV is set to one thread, in the whole process.
         seed: of every draw.
     """
 
@@ -599,17 +600,23 @@ def views_on_host(pictures: Tensor, matrices: NDArray[np.float32], size: int) ->
     """What a moving camera sees of a picture, by OpenCV: half the time of :func:`views_by_grids`.
 
     Args:
-        pictures: (1, C, P, P) float32 on the host, up to 4 channels.
+        pictures: (1, C, P, P) float32 on the host, C up to 4.
         matrices: (1, points, 2, 3), from the view to the picture, both -1..1.
         size: of the view, pixels.
 
     Returns:
         what gives (1, C, points, h, w), bilinear; beyond its ends a picture stays as it is there.
+
+    Raises:
+        ValueError: more than one picture, or more than 4 channels.
     """
-    channels, side = pictures.shape[1:3]
+    (one,), (to_picture,) = pictures, matrices
+    channels, side = one.shape[:2]
+    if channels > 4:
+        raise ValueError(f"a picture of {channels} channels; up to 4 can be moved")
     # It moves four channels twice as fast as three.
-    picture = F.pad(pictures[0].permute(1, 2, 0), (0, 4 - channels)).contiguous().numpy()
-    to_pixels = matrices[0].astype(np.float64) * (side / size)
+    picture = F.pad(one.permute(1, 2, 0), (0, 4 - channels)).contiguous().numpy()
+    to_pixels = to_picture.astype(np.float64) * (side / size)
     to_pixels[..., 2] *= size / 2
     to_pixels[..., 2] += to_pixels[..., :2].sum(-1) * (1 - size) / 2 + (side - 1) / 2
 
@@ -633,7 +640,16 @@ def views_on_host(pictures: Tensor, matrices: NDArray[np.float32], size: int) ->
 
 
 def views_by_grids(pictures: Tensor, matrices: NDArray[np.float32], size: int) -> Views:
-    """The same of (n, C, P, P) on any device, with matrices (n, points, 2, 3)."""
+    """What moving cameras see of pictures, on any device.
+
+    Args:
+        pictures: (n, C, P, P) float32.
+        matrices: (n, points, 2, 3), from the views to their pictures, both -1..1.
+        size: of the views, pixels.
+
+    Returns:
+        what gives (n, C, points, h, w), bilinear; beyond its ends a picture stays as it is there.
+    """
     m = torch.from_numpy(np.ascontiguousarray(matrices)).to(pictures.device)
     axis = ((torch.arange(size, device=m.device, dtype=torch.float32) * 2 + 1) / size - 1)[:, None]
     a, b, c = m.unsqueeze(2).unbind(-1)  # (n, points, 1, 2) each
