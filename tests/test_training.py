@@ -595,6 +595,20 @@ def test_weights_to_begin_with_must_be_there_and_fit(photos: list[Path], tmp_pat
         Trainer(recipe, sampler, tmp_path / "run", "cpu", initial=weights)
 
 
+def test_weights_to_begin_with_are_asked_for_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before minutes are spent on clips."""
+    monkeypatch.setattr("training.__main__.make_sampler", lambda *_, **__: pytest.fail("too early"))
+    recipe = tmp_path / "second.toml"
+    recipe.write_text('network = "strcnn_dtb_lite"\nbegins_with = "start.toml"\n')
+    given = [str(recipe), "--data", str(tmp_path), "--run", str(tmp_path / "run")]
+    result = CliRunner().invoke(main, ["train", *given])
+    assert result.exit_code == 2
+    assert "begins with the weights of start.toml" in result.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_checkpoint_of_another_optimiser_is_refused(photos: list[Path], tmp_path: Path) -> None:
     sampler = sampler_for(photos, tmp_path / "cache")
     Trainer(recipe_for(), sampler, tmp_path / "run", "cpu").save()

@@ -18,7 +18,7 @@ from training.look import contact_sheet, plot
 from training.publish import finished, publish
 from training.response import responses
 from training.table import VARIANTS, as_markdown, table
-from training.train import Recipe, Trainer, make_sampler
+from training.train import Recipe, Trainer, check_beginning, make_sampler
 from vs_deblur.errors import DeblurError, DeviceError, OutOfMemoryError, OutputError, reason
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -111,6 +111,7 @@ def train(
     """Train, or go on from the run's checkpoint."""
     prepare_device(device, threads)
     what = Recipe.load(recipe)
+    check_beginning(what, run, initial)
     place = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}" if device == "cuda" else device
     validation = [s for v in what.validation for s in load_pairs(data / v)]
     sampler = make_sampler(what, data, run / "sequences", place, say=click.echo)

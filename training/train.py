@@ -171,6 +171,8 @@ _RANGES = (
     (("weight_decay", "adversarial", "clip", "softness"), 0, 1000),
 )
 
+_CHECKPOINT = "checkpoint.pt"  # in the folder of a run
+
 # Settings that say something about a run, or measure it.
 _LABELS = frozenset(("attribution", "validation", "same_scene", "default", "begins_with"))
 
@@ -435,6 +437,25 @@ def _check_size(file: Path, video: VideoSource, size: int) -> None:
     if min(height, width) // video.reduce < size:
         how = f"{width}x{height} reduced by {video.reduce}"
         raise InputError(f"{how} is less than a patch of {size}", str(file), "a smaller reduce")
+
+
+def check_beginning(recipe: Recipe, folder: Path, initial: Path | None) -> None:
+    """Whether a run has what it begins with, before minutes are spent on what it is fed.
+
+    Args:
+        recipe: of the run.
+        folder: of the run.
+        initial: weights that are given.
+
+    Raises:
+        UsageError: there is no checkpoint, and the weights that the recipe asks for are not given.
+    """
+    if recipe.begins_with and initial is None and not (folder / _CHECKPOINT).exists():
+        raise UsageError(
+            f"this recipe begins with the weights of {recipe.begins_with}",
+            str(folder),
+            "give them with --initial",
+        )
 
 
 def make_sampler(
@@ -735,17 +756,13 @@ class Trainer:
         self.changed_at: list[int] = []  # steps at which settings were changed
         self._best_gain = -math.inf
         folder.mkdir(parents=True, exist_ok=True)
-        self.checkpoint = folder / "checkpoint.pt"
+        self.checkpoint = folder / _CHECKPOINT
         if self.checkpoint.exists():
             self._resume(allow_changes)
-        elif recipe.begins_with and initial is None:
-            raise UsageError(
-                f"this recipe begins with the weights of {recipe.begins_with}",
-                str(folder),
-                "give them with --initial",
-            )
-        elif initial is not None and not self.rank:
-            self._keep_weights()  # step 0: they may have a part in a mean that is published
+        else:
+            check_beginning(recipe, folder, initial)
+            if initial is not None and not self.rank:
+                self._keep_weights()  # step 0: they may have a part in a mean that is published
 
     @staticmethod
     def _fitting(network: Any, path: Path) -> Any:
